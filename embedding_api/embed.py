@@ -1,0 +1,54 @@
+"""`POST /embed`: texts in, one vector for each out."""
+
+from time import perf_counter
+
+from flask import Blueprint, current_app
+
+from embedding_api.encoder import TooManyTokens
+from embedding_api.errors import ApiError
+from embedding_api.payload import invalid_fields, load_payload
+from embedding_api.schemas import MAX_NAMED, EmbedRequest
+
+blueprint = Blueprint("embed", __name__)
+
+
+@blueprint.post("/embed")
+def embed():
+    payload = load_payload(EmbedRequest())
+    encoder = current_app.extensions["encoder"]
+
+    started = perf_counter()
+    tokens = _tokenize(encoder, payload["texts"], payload["is_query"])
+    tokenized = perf_counter()
+    if tokens.truncated and not payload["truncate"]:
+        raise _too_long(tokens.truncated, encoder.max_length)
+    vectors = encoder.encode(tokens.ids, normalize=payload["normalize"])
+    encoded = perf_counter()
+
+    response = current_app.json.response(embeddings=vectors, model=encoder.model_name, dimension=encoder.dimension)
+    response.headers["X-Texts"] = str(len(tokens.ids))
+    response.headers["X-Tokens"] = str(tokens.count)
+    response.headers["X-Truncated"] = str(len(tokens.truncated))
+    if tokens.truncated:
+        # Proxies give all headers together 4 KB as a rule: the first texts stand for the rest.
+        named = tokens.truncated[:MAX_NAMED]
+        response.headers["X-Truncated-Texts"] = ",".join(map(str, named))
+    response.headers["Server-Timing"] = (
+        f"tokenize;dur={1000 * (tokenized - started):.2f}, encode;dur={1000 * (encoded - tokenized):.2f}"
+    )
+    return response
+
+
+def _tokenize(encoder, texts, is_query):
+    limit = current_app.extensions["settings"].max_tokens
+    try:
+        return encoder.tokenize(texts, is_query=is_query, max_tokens=limit)
+    except TooManyTokens:
+        message = f"The texts have more than {limit} tokens together. Send them in several requests."
+        raise ApiError(413, "too_many_tokens", message, param="texts", details={"limit": limit}) from None
+
+
+def _too_long(truncated, max_length):
+    message = f"Has more than the model's {max_length} tokens. Shorten or split it, or leave out 'truncate'."
+    details = [{"param": f"texts[{index}]", "message": message} for index in truncated[:MAX_NAMED]]
+    return invalid_fields(details, code="text_too_long")

@@ -1,0 +1,25 @@
+"""From texts to vectors, without a word of HTTP. Here: what its callers need to know of it."""
+
+from dataclasses import dataclass
+
+
+class TooManyTokens(Exception):
+    """The texts have more tokens together than the caller allows."""
+
+
+@dataclass(frozen=True)
+class TokenizedTexts:
+    """Texts as token ids.
+
+    Attributes:
+        ids: for each text its token ids, special tokens included, in the order of the texts.
+        truncated: the indexes of the texts that were cut to the model's length.
+    """
+
+    ids: list[list[int]]
+    truncated: list[int]
+
+    @property
+    def count(self):
+        """The number of tokens of all texts."""
+        return sum(map(len, self.ids))

@@ -1,0 +1,54 @@
+"""Load the model and make an encoder of it."""
+
+import os
+
+from embedding_api.config import ConfigError
+from embedding_api.encoder.model_files import find_model, missing_file, model_name, query_prompt
+
+# Before tokenizers is used: its own threads would not survive the fork, and workers keep to their core.
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def load_encoder(settings):
+    """Load and warm the model that the settings name.
+
+    Leaves the process with one thread, so that it can fork: OpenMP's threads do not survive that.
+
+    Raises:
+        ConfigError: the model is not there or is not one this service can serve.
+    """
+    directory = find_model(settings)
+    missing = missing_file(directory)
+    if missing:
+        # sentence-transformers would make up some missing parts, and the vectors would be silently wrong.
+        raise ConfigError(f"{directory} has no {missing}: set EMBEDDING_MODEL to a sentence-transformers model.")
+    # Only now: these take seconds to import, and a model that is not there is told at once.
+    import torch
+
+    from embedding_api.encoder.encoder import Encoder
+    from embedding_api.encoder.reference import ReferenceEngine
+    from embedding_api.encoder.tokenizing import Tokenizer
+
+    torch.set_num_threads(1)
+    model = _load(directory)
+    tokenizer = Tokenizer(model.tokenizer.backend_tokenizer, model.max_seq_length)
+    prompt = query_prompt(settings, directory, model.prompts)
+    encoder = Encoder(model_name(settings), tokenizer, ReferenceEngine(model), prompt)
+    encoder.encode(encoder.tokenize(["warm up"]).ids)
+    return encoder
+
+
+def _load(directory):
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    weights = {"dtype": "float32", "use_safetensors": True}
+    try:
+        return SentenceTransformer(str(directory), device="cpu", local_files_only=True, model_kwargs=weights)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"{directory} cannot be loaded: set EMBEDDING_MODEL to a sentence-transformers model with safetensors"
+            f" weights ({type(error).__name__}: {reason})."
+        ) from error

@@ -1,0 +1,100 @@
+"""Find the model, on disk or on the Hugging Face Hub, and what it is called. Imports nothing that takes seconds."""
+
+import json
+import re
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+from embedding_api.config import DEFAULT_MODEL, DEFAULT_REVISION, ConfigError
+
+# https://huggingface.co/BAAI/bge-small-en-v1.5#using-huggingface-transformers
+BGE_QUERY_PROMPT = "Represent this sentence for searching relevant passages: "
+_BGE = re.compile(r"bge-(small|base|large)-en(-v1\.5)?\b")
+# Repositories also hold the weights as .bin and ONNX; the safetensors and the small files are all that is needed.
+_NEEDED = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/*.safetensors"]
+_NOT_NEEDED = ["onnx/*", "openvino/*"]
+_HUB_TIMEOUT = 5
+
+
+class HubUnreachable(ConfigError):
+    """The model is not on this machine, and the Hub that has it does not answer."""
+
+
+def find_model(settings):
+    """The directory that holds the model: given, or in the Hub's cache, or downloaded into it (~134 MB for BGE small).
+
+    Raises:
+        HubUnreachable: it would have to be downloaded, and the Hub does not answer.
+        ConfigError: there is no such directory, repository or revision.
+    """
+    if _is_directory(settings.model):
+        directory = Path(settings.model).expanduser()
+        if not directory.is_dir():
+            raise ConfigError(f"EMBEDDING_MODEL={settings.model!r} is no directory: set it to one, or to a Hub id.")
+        return directory
+    hub_id = settings.model or DEFAULT_MODEL
+    revision = settings.revision or (DEFAULT_REVISION if hub_id == DEFAULT_MODEL else None)
+    wanted = {"revision": revision, "allow_patterns": _NEEDED, "ignore_patterns": _NOT_NEEDED}
+    try:
+        directory = Path(huggingface_hub.snapshot_download(hub_id, local_files_only=True, **wanted))
+    except LocalEntryNotFoundError:
+        return _download(hub_id, wanted)
+    except HFValidationError:
+        raise ConfigError(f"EMBEDDING_MODEL={hub_id!r} is neither a directory nor a Hub id like owner/name.") from None
+    # A download that was interrupted leaves a part of the model in the cache.
+    return _download(hub_id, wanted) if missing_file(directory) else directory
+
+
+def missing_file(directory):
+    """The first file of a sentence-transformers model that the directory lacks, or None."""
+    for name in ("modules.json", "config.json", "tokenizer.json"):
+        if not (directory / name).is_file():
+            return name
+    for module in json.loads((directory / "modules.json").read_text()):
+        config = f"{module['path']}/config.json"
+        if not module["type"].endswith((".Transformer", ".Normalize")) and not (directory / config).is_file():
+            return config
+    return None if any(directory.glob("*.safetensors")) else "model.safetensors"
+
+
+def model_name(settings):
+    """The name that responses carry: as set, or the Hub id, or the directory's name (BGE's with its owner)."""
+    if settings.model_name or not _is_directory(settings.model):
+        return settings.model_name or settings.model or DEFAULT_MODEL
+    name = Path(settings.model).expanduser().resolve().name
+    return f"BAAI/{name}" if _BGE.fullmatch(name) else name
+
+
+def query_prompt(settings, directory, prompts):
+    """What goes before a query: as set, or the "query" one of the model's own prompts, or BGE's instruction for BGE."""
+    if settings.query_prompt is not None:
+        return settings.query_prompt
+    if prompts.get("query"):
+        return prompts["query"]
+    # A BGE in a directory of any name still knows where it came from.
+    origin = json.loads((directory / "config.json").read_text()).get("_name_or_path", "")
+    return BGE_QUERY_PROMPT if _BGE.search(f"{model_name(settings)} {origin}") else ""
+
+
+def _is_directory(model):
+    return model is not None and (model.startswith(("/", ".", "~")) or Path(model).is_dir())
+
+
+def _download(hub_id, wanted):
+    unreachable = HubUnreachable(
+        f"The model {hub_id} is not on this machine and {huggingface_hub.constants.ENDPOINT} cannot be reached:"
+        " set EMBEDDING_MODEL to a directory that holds the model."
+    )
+    try:
+        # snapshot_download alone would retry for half a minute before it gives up.
+        huggingface_hub.utils.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=_HUB_TIMEOUT)
+    except Exception as error:
+        raise unreachable from error
+    try:
+        return Path(huggingface_hub.snapshot_download(hub_id, **wanted))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise unreachable from error
+    except HfHubHTTPError as error:
+        raise ConfigError(f"EMBEDDING_MODEL={hub_id!r} cannot be fetched: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,33 @@
+"""The forward pass exactly as sentence-transformers computes it."""
+
+import torch
+from sentence_transformers.base.modules import Normalize
+
+
+class ReferenceEngine:
+    """A sentence-transformers model without its final L2 normalisation.
+
+    BGE's own pipeline ends in a Normalize module, which `encode(normalize_embeddings=False)` still runs.
+    """
+
+    def __init__(self, model):
+        modules = list(model)
+        self._modules = modules[:-1] if isinstance(modules[-1], Normalize) else modules
+
+    @torch.inference_mode()
+    def forward(self, batch):
+        """The vectors of a batch of token id lists, as a float32 array of shape (len(batch), dimension)."""
+        shape = len(batch), max(map(len, batch))
+        input_ids = torch.zeros(shape, dtype=torch.long)
+        attention_mask = torch.zeros(shape, dtype=torch.long)
+        for row, ids in enumerate(batch):
+            input_ids[row, : len(ids)] = torch.tensor(ids)
+            attention_mask[row, : len(ids)] = 1
+        features = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": torch.zeros(shape, dtype=torch.long),
+        }
+        for module in self._modules:
+            features = module(features)
+        return features["sentence_embedding"].float().numpy()

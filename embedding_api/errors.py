@@ -1,0 +1,64 @@
+"""One JSON shape for every error: OpenAI's, so that its clients understand it, plus `details`."""
+
+from flask import current_app, g, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+
+
+class ApiError(Exception):
+    """An error that the client is told about.
+
+    Args:
+        status: the HTTP status, 400 or more.
+        code: a short name for programs, such as "invalid_json".
+        message: one or two sentences for people: what is wrong and how to mend it.
+        param: the field at fault, such as "texts[3]".
+        details: anything JSON that helps further, such as a list of all fields at fault.
+        headers: response headers that belong to this error.
+    """
+
+    def __init__(self, status, code, message, *, param=None, details=None, headers=()):
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+        self.details = details
+        self.headers = headers
+
+
+def error_body(status, code, message, param=None, details=None):
+    """The body of an error response, as a dictionary."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return {"error": {"message": message, "type": kind, "param": param, "code": code, "details": details}}
+
+
+def init_app(app):
+    app.register_error_handler(ApiError, _render)
+    app.register_error_handler(HTTPException, _render_http_exception)
+    app.register_error_handler(Exception, _render_unexpected)
+
+
+def _render(error):
+    response = current_app.json.response(error_body(error.status, error.code, str(error), error.param, error.details))
+    response.status_code = error.status
+    response.headers.extend(error.headers)
+    return response
+
+
+def _render_http_exception(error):
+    if error.code < 400:
+        return error
+    message = error.description
+    path = request.path[:200]
+    if isinstance(error, NotFound):
+        message = f"There is nothing at {path}. Embeddings are at POST /embed."
+    elif isinstance(error, MethodNotAllowed):
+        message = f"{request.method} does not work on {path}. Use {' or '.join(sorted(error.valid_methods))}."
+    # The exception's own headers say, for example, which methods are allowed; its body would be HTML.
+    headers = [(name, value) for name, value in error.get_headers() if name.lower() != "content-type"]
+    return _render(ApiError(error.code, error.name.lower().replace(" ", "_"), message, headers=headers))
+
+
+def _render_unexpected(error):
+    current_app.logger.error("Unexpected error in request %s", g.request_id, exc_info=error)
+    message = f"The service failed on this request. The log has the reason, under request id {g.request_id}."
+    return _render(ApiError(500, "internal_error", message, details={"request_id": g.request_id}))

@@ -1,0 +1,109 @@
+"""Read a JSON request body so that nothing a client can send is more than a 4xx."""
+
+import json
+
+import orjson
+from flask import current_app, request
+from gunicorn.http.errors import ParseException
+from marshmallow import ValidationError
+
+from embedding_api.errors import ApiError
+
+
+def load_payload(schema):
+    """The request's body, checked by a marshmallow schema.
+
+    Raises:
+        ApiError: 415 for another content type, 400 for a body that is not one whole JSON document in UTF-8, 413 for
+            one beyond the size limit, 422 for fields the schema refuses.
+    """
+    _check_content_type()
+    data = _parse(_read_body(current_app.extensions["settings"].max_body_bytes))
+    try:
+        return schema.load(data)
+    except ValidationError as error:
+        details = [{"param": param, "message": message} for param, message in _flatten(error.messages)]
+        raise invalid_fields(details) from None
+
+
+def invalid_fields(details, code="invalid_fields"):
+    """The error for wrong fields: a list of {"param", "message"}, of which the first is the error's own message."""
+    param, message = details[0]["param"], details[0]["message"]
+    return ApiError(422, code, f"{param}: {message}" if param else message, param=param, details=details)
+
+
+def _check_content_type():
+    if not request.is_json:
+        sent = request.headers.get("Content-Type", "none")[:100]
+        message = f"Content-Type is {sent}. Send JSON with the header 'Content-Type: application/json'."
+        raise ApiError(415, "unsupported_media_type", message)
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise ApiError(415, "unsupported_content_encoding", "Compressed bodies are not taken. Send plain JSON.")
+
+
+def _read_body(limit):
+    # Not request.get_data(): it takes a body that ends before its Content-Length for a whole one, gives no 413 to a
+    # chunked one, and lets Gunicorn's errors through.
+    announced = request.content_length
+    if announced is not None and announced > limit:
+        raise _too_large(f"{announced} bytes", limit)
+    try:
+        body = request.stream.read(limit + 1)
+    except (ParseException, OSError) as error:
+        raise _incomplete("The body could not be read to its end") from error
+    if len(body) > limit:
+        raise _too_large(f"more than {limit} bytes", limit)
+    if announced is not None and len(body) < announced:
+        raise _incomplete(f"The body ended after {len(body)} of the {announced} bytes in its Content-Length")
+    if not body.strip():
+        raise ApiError(400, "empty_body", 'The body is empty. Send JSON, such as {"texts": "hello world"}.')
+    return body
+
+
+def _too_large(size, limit):
+    message = f"The body has {size}; at most {limit} are taken. Send the texts in several requests."
+    return ApiError(413, "body_too_large", message, details={"limit": limit})
+
+
+def _incomplete(what):
+    return ApiError(400, "incomplete_body", f"{what}. Send the request again.")
+
+
+def _parse(body):
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        message = f"The body is not valid JSON in UTF-8: {error}."
+        raise ApiError(400, "invalid_json", message) from None
+    if isinstance(data, dict):
+        _refuse_duplicate_keys(body)
+    return data
+
+
+def _refuse_duplicate_keys(body):
+    # orjson keeps the last of two equal keys without a word, and half of what was sent would go missing.
+    try:
+        json.loads(body, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ApiError(400, "invalid_json", "The body nests too deeply.") from None
+
+
+def _unique(pairs):
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)[:100]
+        message = f"The body holds the key '{twice}' more than once. Send it once."
+        raise ApiError(400, "duplicate_key", message, param=twice)
+    return unique
+
+
+def _flatten(messages, path=""):
+    """marshmallow's nested messages as pairs of a path such as "texts[3]" (None for the whole body) and a sentence."""
+    if isinstance(messages, dict):
+        for key, value in messages.items():
+            name = f"[{key}]" if isinstance(key, int) else f".{str(key)[:100]}" if path else str(key)[:100]
+            yield from _flatten(value, "" if key == "_schema" else path + name)
+    else:
+        for message in messages:
+            yield path or None, message

@@ -1,0 +1,57 @@
+"""Gunicorn's sync worker, with errors in the service's own shape and an ear for clients that are still sending."""
+
+import time
+
+import orjson
+from gunicorn import util
+from gunicorn.http import errors as http
+from gunicorn.workers.sync import SyncWorker
+
+from embedding_api import request_id
+from embedding_api.errors import error_body
+
+# What a refused client may still send: its answer is lost if the connection is closed in the middle.
+DISCARD_BYTES = 64 * 1024 * 1024
+DISCARD_SECONDS = 10
+
+_STATUS = {
+    http.LimitRequestLine: (414, "URI Too Long", "uri_too_long"),
+    http.LimitRequestHeaders: (431, "Request Header Fields Too Large", "headers_too_large"),
+    http.ExpectationFailed: (417, "Expectation Failed", "expectation_failed"),
+    http.ForbiddenProxyRequest: (403, "Forbidden", "forbidden"),
+}
+_BAD_REQUEST = (400, "Bad Request", "malformed_request")
+
+
+class Worker(SyncWorker):
+    def handle_request(self, listener, req, client, addr):
+        super().handle_request(listener, req, client, addr)
+        deadline = time.monotonic() + DISCARD_SECONDS
+        left = DISCARD_BYTES
+        client.settimeout(DISCARD_SECONDS)
+        while left > 0 and time.monotonic() < deadline:
+            data = req.body.read(65536)
+            if not data:
+                break
+            left -= len(data)
+
+    def handle_error(self, req, client, addr, exc):
+        """Answer what never reached the application, such as a request that is not HTTP."""
+        name = request_id.new_id()
+        if isinstance(exc, http.ParseException):
+            status, reason, code = _STATUS.get(type(exc), _BAD_REQUEST)
+            message = f"The request is not valid HTTP: {exc}."
+            self.log.warning("Refused request %s: %s", name, type(exc).__name__)
+        else:
+            status, reason, code = 500, "Internal Server Error", "internal_error"
+            message = f"The service failed on this request. The log has the reason, under request id {name}."
+            self.log.error("Unexpected error in request %s", name, exc_info=exc)
+        body = orjson.dumps(error_body(status, code, message))
+        head = (
+            f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n{request_id.HEADER}: {name}\r\n\r\n"
+        )
+        try:
+            util.write_nonblock(client, head.encode() + body)
+        except OSError:
+            self.log.debug("The client of request %s has gone", name)

@@ -1,0 +1,52 @@
+"""How Gunicorn serves the application; its users' own options (`gunicorn -w 4 …`) win over these."""
+
+import gc
+import os
+import sys
+
+from embedding_api.config import ConfigError, Settings, usable_cores
+
+try:
+    settings = Settings.from_env()
+except ConfigError as error:
+    sys.exit(f"Error: {error}")
+
+bind = settings.bind
+
+# Each worker encodes one request at a time on its own core; more workers than cores would only share them.
+workers = settings.workers
+worker_class = "embedding_api.worker.Worker"
+
+# The model is loaded and warmed once, before the fork, and its pages stay shared between all workers.
+preload_app = True
+
+# A worker that has not reported for so long hangs and is replaced. One that encodes reports after each micro-batch,
+# so a long request is not taken for a hang.
+timeout = 30
+# The largest request keeps a core busy for minutes; a stop waits for what was accepted.
+graceful_timeout = 120
+
+# Workers report through a file: in memory, where no slow disk can make them look hung.
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
+
+# The control socket would be a thread in the master, which forks, and one more door to guard.
+control_socket_disable = True
+
+
+def when_ready(server):
+    address = server.LISTENERS[0].getsockname()
+    if isinstance(address, tuple):
+        host = {"0.0.0.0": "localhost", "::": "localhost"}.get(address[0], address[0])
+        url = f"http://[{host}]:{address[1]}" if ":" in host else f"http://{host}:{address[1]}"
+        server.log.info(
+            "Try: curl -X POST %s/embed -H 'Content-Type: application/json' -d '{\"texts\": \"hello world\"}'", url
+        )
+    # Left alone, the first garbage collection in each worker would write to every page that Python's objects live on,
+    # and copy what the workers share.
+    gc.collect()
+    gc.freeze()
+
+
+def post_worker_init(worker):
+    encoder = worker.wsgi.extensions["encoder"]
+    encoder.run_in_worker(threads=max(1, usable_cores() // worker.cfg.workers), heartbeat=worker.notify)
