@@ -51,8 +51,9 @@ def _render_http_exception(error):
     path = request.path[:200]
     if isinstance(error, NotFound):
         message = f"There is nothing at {path}. Embeddings are at POST /embed."
-    elif isinstance(error, MethodNotAllowed):
-        message = f"{request.method} does not work on {path}. Use {' or '.join(sorted(error.valid_methods))}."
+    elif isinstance(error, MethodNotAllowed) and error.valid_methods:
+        methods = " or ".join(sorted({*error.valid_methods} - {"HEAD", "OPTIONS"}))
+        message = f"{request.method} does not work on {path}. Use {methods}."
     # The exception's own headers say, for example, which methods are allowed; its body would be HTML.
     headers = [(name, value) for name, value in error.get_headers() if name.lower() != "content-type"]
     return _render(ApiError(error.code, error.name.lower().replace(" ", "_"), message, headers=headers))

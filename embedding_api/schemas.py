@@ -43,7 +43,7 @@ class Texts(fields.Field):
     """One string or a list of strings, none of them blank; always loaded as a list."""
 
     default_error_messages = {
-        "required": 'Missing. Send a string or a list of strings, such as {"texts": ["hello", "world"]}.',
+        "required": 'Missing. Send a string or a list of strings, such as {{"texts": ["hello", "world"]}}.',
         "null": "Must be a string or a list of strings.",
         "invalid": "Must be a string or a list of strings.",
         "empty": "Must hold at least one text.",

@@ -26,21 +26,15 @@ _BAD_REQUEST = (400, "Bad Request", "malformed_request")
 class Worker(SyncWorker):
     def handle_request(self, listener, req, client, addr):
         super().handle_request(listener, req, client, addr)
-        deadline = time.monotonic() + DISCARD_SECONDS
-        left = DISCARD_BYTES
         client.settimeout(DISCARD_SECONDS)
-        while left > 0 and time.monotonic() < deadline:
-            data = req.body.read(65536)
-            if not data:
-                break
-            left -= len(data)
+        _discard(req.body)
 
     def handle_error(self, req, client, addr, exc):
         """Answer what never reached the application, such as a request that is not HTTP."""
         name = request_id.new_id()
         if isinstance(exc, http.ParseException):
             status, reason, code = _STATUS.get(type(exc), _BAD_REQUEST)
-            message = f"The request is not valid HTTP: {exc}."
+            message = f"The request is not valid HTTP: {str(exc)[:200]}."
             self.log.warning("Refused request %s: %s", name, type(exc).__name__)
         else:
             status, reason, code = 500, "Internal Server Error", "internal_error"
@@ -55,3 +49,14 @@ class Worker(SyncWorker):
             util.write_nonblock(client, head.encode() + body)
         except OSError:
             self.log.debug("The client of request %s has gone", name)
+
+
+def _discard(body):
+    deadline = time.monotonic() + DISCARD_SECONDS
+    left = DISCARD_BYTES
+    try:
+        while left > 0 and time.monotonic() < deadline and (data := body.read(65536)):
+            left -= len(data)
+    except (http.ParseException, OSError):
+        # The answer is on its way, and says so where it matters; what follows a broken body means nothing.
+        pass

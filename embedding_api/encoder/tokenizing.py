@@ -1,6 +1,8 @@
 """Texts to token ids, in bounded time and memory however long a text is."""
 
 import re
+import unicodedata
+from itertools import islice
 
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
@@ -84,13 +86,20 @@ def _pieces(text):
     while len(text) - start > 2 * PIECE_CHARACTERS:
         window = start + PIECE_CHARACTERS, start + 2 * PIECE_CHARACTERS
         cut = _SPACE.search(text, *window) or _BOUNDARY.search(text, *window)
-        end = cut.end() if cut else window[1]
-        yield text[start:end]
-        start = end
-        if not cut:
-            # In the middle of a word of over 8,000 characters. From 101 on a word is one unknown token to
-            # WordPiece, whatever its rest.
-            rest = _BOUNDARY.search(text, end)
-            start = rest.start() if rest else len(text)
+        if cut:
+            yield text[start : cut.end()]
+            start = cut.end()
+        else:
+            # In the middle of a word of over 8,000 characters. From 101 on a word is one unknown token to WordPiece,
+            # whatever its rest, not counting the characters that BERT's normalizer drops.
+            end = _BOUNDARY.search(text, window[1])
+            end = end.start() if end else len(text)
+            kept = (character for character in text[window[0] : end] if not _is_dropped(character))
+            yield text[start : window[0]] + "".join(islice(kept, PIECE_CHARACTERS))
+            start = end
     if start < len(text):
         yield text[start:]
+
+
+def _is_dropped(character):
+    return character == "\ufffd" or unicodedata.category(character) in ("Cc", "Cf", "Cn", "Co", "Mn")

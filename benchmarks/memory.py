@@ -1,0 +1,104 @@
+"""What the service needs of memory: `python -m benchmarks.memory`, some ten minutes on two cores.
+
+Starts the service with and without preloading, has every worker answer the largest requests the limits allow, and
+prints the proportional set size (PSS: shared pages count for their share) of each process and in total: before, at
+the highest moment (sampled twice a second) and after. Linux only.
+"""
+
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from embedding_api.config import Settings
+from tests.server import ROOT, Server
+
+SAMPLE_SECONDS = 0.5
+
+
+def main():
+    settings = Settings.from_env()
+    print(f"{settings.workers} workers; PSS in MB: master + workers = total\n")
+    for preload in (True, False):
+        print(f"preload_app = {preload}")
+        with tempfile.TemporaryDirectory() as directory:
+            config = Path(directory) / "gunicorn.conf.py"
+            config.write_text(f"{(ROOT / 'gunicorn.conf.py').read_text()}\npreload_app = {preload}\n")
+            environment = {"WEB_CONCURRENCY": str(settings.workers)}
+            with Server(environment, directory, ["gunicorn", "-c", str(config), "wsgi:app"]) as server:
+                measure(server, settings)
+        print()
+
+
+def measure(server, settings):
+    # Without preloading a worker that has not answered may not have loaded the model yet.
+    on_all_workers(server, settings, ["warm up " * 500] * 30)
+    show("idle", memory(server))
+    for name, texts in largest_requests(settings).items():
+        with highest_total(server) as samples:
+            seconds = on_all_workers(server, settings, texts)
+        show(f"peak, {name}, {seconds:.0f} s", max(samples, key=lambda sample: sum(sample)))
+    show("after", memory(server))
+
+
+def largest_requests(settings):
+    long, texts = 512, settings.max_texts
+    return {
+        f"{settings.max_tokens // long} texts of {long} tokens": ["word " * (long - 2)] * (settings.max_tokens // long),
+        f"{texts} texts of {settings.max_tokens // texts} tokens": ["word " * (settings.max_tokens // texts - 2)]
+        * texts,
+        "one text of the largest body": "." * (settings.max_body_bytes - 20),
+    }
+
+
+def on_all_workers(server, settings, texts):
+    """Send a request for each worker at the same moment: each of them is busy with one. Returns seconds."""
+    start = time.monotonic()
+    with ThreadPoolExecutor(settings.workers) as clients:
+        for reply in clients.map(server.embed, [texts] * settings.workers):
+            if reply.status != 200:
+                raise SystemExit(f"The service answered {reply.status}: {reply.body[:300]!r}")
+    return time.monotonic() - start
+
+
+class highest_total:
+    """Collects samples of `memory` while the `with` block runs."""
+
+    def __init__(self, server):
+        self._server = server
+        self._samples = []
+        self._done = threading.Event()
+
+    def __enter__(self):
+        self._thread = threading.Thread(target=self._sample)
+        self._thread.start()
+        return self._samples
+
+    def _sample(self):
+        while True:
+            self._samples.append(memory(self._server))
+            if self._done.wait(SAMPLE_SECONDS):
+                return
+
+    def __exit__(self, *error):
+        self._done.set()
+        self._thread.join()
+
+
+def memory(server):
+    """PSS of the master and of each worker, in MB."""
+    return [pss(pid) for pid in (server.pid, *server.workers())]
+
+
+def pss(pid):
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1000
+
+
+def show(name, sample):
+    print(f"  {name:45} {' + '.join(f'{value:.0f}' for value in sample):20} = {sum(sample):5.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

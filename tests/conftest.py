@@ -1,0 +1,154 @@
+"""Fixtures. The model comes from EMBEDDING_MODEL, else from the Hub's cache, else from the demo package.
+
+CRANFIELD may name a directory with the Cranfield collection (cran.all.1400, cran.qry); made-up texts of the same
+lengths stand in for it elsewhere.
+"""
+
+import importlib.util
+import os
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from embedding_api import create_app
+from embedding_api.__main__ import DEMO_NAME, DEMO_PACKAGE
+from embedding_api.config import DEFAULT_MODEL, DEFAULT_REVISION, Settings
+from embedding_api.encoder.loading import load_encoder
+from embedding_api.encoder.model_files import find_model, missing_file, model_name
+from server import Server
+from tiny import tiny_encoder
+
+
+def pytest_addoption(parser):
+    parser.addoption("--no-skips", action="store_true", help="fail if a test is skipped")
+
+
+def pytest_sessionfinish(session, exitstatus):
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if session.config.getoption("--no-skips") and reporter.stats.get("skipped"):
+        reporter.write_line("Tests were skipped, and --no-skips forbids that.", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("bge") and item.session.config.stash[MODEL].name != DEFAULT_MODEL:
+        pytest.skip(f"needs {DEFAULT_MODEL}: set EMBEDDING_MODEL to it")
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model under test."""
+
+    directory: Path
+    name: str
+
+    @property
+    def environment(self):
+        return {"EMBEDDING_MODEL": str(self.directory), "EMBEDDING_MODEL_NAME": self.name}
+
+
+MODEL = pytest.StashKey[Model]()
+
+
+def pytest_configure(config):
+    config.stash[MODEL] = _find_model()
+
+
+def _find_model():
+    settings = Settings.from_env()
+    if settings.model:
+        return Model(find_model(settings).resolve(), model_name(settings))
+    try:
+        directory = Path(snapshot_download(DEFAULT_MODEL, revision=DEFAULT_REVISION, local_files_only=True))
+        if missing_file(directory) is None:
+            return Model(directory, DEFAULT_MODEL)
+    except LocalEntryNotFoundError:
+        pass
+    return Model(Path(importlib.util.find_spec(DEMO_PACKAGE).origin).parent / "model", DEMO_NAME)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    """Tests set what they need; what the machine's owner has set is not theirs to see."""
+    for name in ("EMBEDDING_MODEL", "EMBEDDING_MODEL_NAME", "BIND", "PORT", "WEB_CONCURRENCY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def settings():
+    return Settings(max_texts=10, max_body_bytes=10_000, max_tokens=100)
+
+
+@pytest.fixture
+def app(settings):
+    return create_app(settings, tiny_encoder())
+
+
+@pytest.fixture
+def client(app):
+    return app.test_client()
+
+
+@pytest.fixture(scope="session")
+def model(pytestconfig):
+    return pytestconfig.stash[MODEL]
+
+
+@pytest.fixture(scope="session")
+def encoder(model):
+    """The real model in the service's own encoder."""
+    return load_encoder(Settings(model=str(model.directory), model_name=model.name))
+
+
+@pytest.fixture(scope="session")
+def sentence_transformer(model):
+    """The real model in sentence-transformers, what every vector is held against."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(model.directory), device="cpu", local_files_only=True)
+
+
+@pytest.fixture(scope="session")
+def service(model, tmp_path_factory):
+    """The real service: Gunicorn with the real model and two workers."""
+    with Server(model.environment | {"WEB_CONCURRENCY": "2"}, tmp_path_factory.mktemp("service")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def documents(cranfield):
+    """200 texts of some 5 to 600 tokens."""
+    return cranfield[0][::7][:200]
+
+
+@pytest.fixture(scope="session")
+def queries(cranfield):
+    """50 queries."""
+    return cranfield[1][:50]
+
+
+@pytest.fixture(scope="session")
+def document_vectors(sentence_transformer, documents):
+    """What sentence-transformers makes of the documents."""
+    return sentence_transformer.encode(documents)
+
+
+@pytest.fixture(scope="session")
+def cranfield():
+    """The collection's 1,398 abstracts that are not empty and its 225 queries."""
+    if "CRANFIELD" in os.environ:
+        directory = Path(os.environ["CRANFIELD"])
+        return _sections(directory / "cran.all.1400"), _sections(directory / "cran.qry")
+    words = (Path(__file__).parent.parent / "README.md").read_text().split()
+    chance = random.Random(1)
+    lengths = [chance.randint(3, 400) for _ in range(1398)]
+    return [" ".join(chance.choices(words, k=n)) for n in lengths], [" ".join(chance.choices(words, k=12))] * 225
+
+
+def _sections(path):
+    texts = [entry.partition("\n.W\n")[2] for entry in path.read_text().split("\n.I ")]
+    return [" ".join(text.split()) for text in texts if text.strip()]

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from embedding_api.encoder.encoder import MICRO_BATCH_TOKENS, _micro_batches
+from tiny import TinyEngine, tiny_encoder
+
+
+def test_vectors_equal_sentence_transformers(encoder, document_vectors, documents):
+    ours, theirs = encoder.encode(encoder.tokenize(documents[::4]).ids), document_vectors[::4]
+    assert ours.dtype == np.float32
+    assert ours.shape == theirs.shape == (50, encoder.dimension)
+    assert np.abs(ours - theirs).max() <= 2e-6
+
+
+def test_raw_vectors_are_those_before_normalisation(encoder, sentence_transformer, documents):
+    ours = encoder.encode(encoder.tokenize(documents[:10]).ids, normalize=False)
+    pooled = sentence_transformer[1](sentence_transformer[0](sentence_transformer.preprocess(documents[:10])))
+    theirs = pooled["sentence_embedding"].detach().numpy()
+    assert np.linalg.norm(theirs, axis=1).min() > 1.5
+    assert np.abs(ours - theirs).max() <= 2e-5
+
+
+@pytest.mark.bge
+def test_known_numbers(encoder):
+    vector = encoder.encode(encoder.tokenize(["hello world"]).ids)[0]
+    assert vector[:5] == pytest.approx([0.0151961, -0.0225707, 0.0085471, -0.0741707, 0.0038364], abs=2e-6)
+
+
+@pytest.mark.bge
+def test_bge_gets_its_own_query_prompt(encoder):
+    assert encoder.query_prompt == "Represent this sentence for searching relevant passages: "
+
+
+def test_micro_batches_hold_every_text_once_and_stay_in_their_budget():
+    lengths = [3, 600, 512, 40, 40, 2000, 1, 500, 7, 300]
+    batches = list(_micro_batches(lengths))
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= MICRO_BATCH_TOKENS
+
+
+def test_it_reports_after_each_micro_batch():
+    encoder, beats = tiny_encoder(), []
+    encoder.run_in_worker(threads=1, heartbeat=lambda: beats.append("beat"))
+    encoder.encode([[2] * MICRO_BATCH_TOKENS] * 3)
+    assert beats == ["beat"] * 3
+
+
+def test_a_vector_of_zeros_stays_one():
+    class Zeros(TinyEngine):
+        def forward(self, batch):
+            return np.zeros((len(batch), 8))
+
+    assert not tiny_encoder(Zeros()).encode([[2, 3]]).any()

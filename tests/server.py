@@ -1,0 +1,112 @@
+"""Start the real Gunicorn for a test, talk to it, and stop it again."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+START_SECONDS = 120
+
+
+@dataclass
+class Reply:
+    status: int
+    headers: dict
+    body: bytes
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+
+class Server:
+    """The service on a free port of 127.0.0.1, for a `with` statement.
+
+    Args:
+        environment: variables on top of this process's own.
+        directory: where its log goes.
+        command: the module that serves, and its arguments.
+    """
+
+    def __init__(self, environment, directory, command=("gunicorn", "wsgi:app")):
+        self._log = Path(directory) / "log"
+        self._command = [sys.executable, "-m", *command]
+        self._environment = os.environ | {"BIND": "127.0.0.1:0", "PYTHONUNBUFFERED": "1"} | environment
+
+    def __enter__(self):
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command, cwd=ROOT, env=self._environment, stdout=log, stderr=subprocess.STDOUT
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not (listening := re.search(r"Listening at: http://127.0.0.1:(\d+)", self.log())):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.__exit__()
+                raise RuntimeError(f"The server did not start:\n{self.log()}")
+            time.sleep(0.05)
+        self.port = int(listening[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.get("/health")
+        return self
+
+    def __exit__(self, *error):
+        self._process.terminate()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            for pid in [*self.workers(), self.pid]:
+                os.kill(pid, signal.SIGKILL)
+            self._process.wait()
+
+    @property
+    def pid(self):
+        return self._process.pid
+
+    def log(self):
+        return self._log.read_text()
+
+    def workers(self):
+        """The process ids of the workers."""
+        return sorted(map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()))
+
+    def get(self, path):
+        return _fetch(urllib.request.Request(self.url + path))
+
+    def embed(self, texts, **fields):
+        """POST /embed, and its reply."""
+        body = json.dumps({"texts": texts, **fields}).encode()
+        return _fetch(urllib.request.Request(self.url + "/embed", body, {"Content-Type": "application/json"}))
+
+    def raw(self, data, half_close=False):
+        """Send bytes as they are; what comes back until the connection closes."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
+            connection.sendall(data)
+            if half_close:
+                connection.shutdown(socket.SHUT_WR)
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        return parse(answer)
+
+
+def parse(answer):
+    """A reply from the bytes of an HTTP response."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    return Reply(int(first.split()[1]), dict(line.split(": ", 1) for line in lines), body)
+
+
+def _fetch(request):
+    try:
+        with urllib.request.urlopen(request, timeout=300) as response:
+            return Reply(response.status, dict(response.headers), response.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return Reply(error.code, dict(error.headers), error.read())

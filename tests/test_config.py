@@ -1,0 +1,92 @@
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from embedding_api import config
+from embedding_api.config import ConfigError, Settings
+
+ROOT = Path(__file__).parent.parent
+NAMES = sorted(set(re.findall(r'"((?:EMBEDDING_\w+)|BIND|PORT|WEB_CONCURRENCY)"', Path(config.__file__).read_text())))
+
+
+def test_defaults():
+    settings = Settings.from_env()
+    assert (settings.model, settings.revision, settings.model_name, settings.query_prompt) == (None,) * 4
+    assert (settings.max_texts, settings.max_body_bytes, settings.max_tokens) == (2048, 8388608, 131072)
+    assert settings.bind == "127.0.0.1:7860"
+
+
+def test_environment_is_read(monkeypatch):
+    monkeypatch.setenv("EMBEDDING_MODEL", "owner/name")
+    monkeypatch.setenv("EMBEDDING_MODEL_NAME", "ours")
+    monkeypatch.setenv("EMBEDDING_REVISION", "v2")
+    monkeypatch.setenv("EMBEDDING_MAX_TEXTS", "7")
+    settings = Settings.from_env()
+    assert (settings.model, settings.model_name, settings.revision, settings.max_texts) == (
+        "owner/name",
+        "ours",
+        "v2",
+        7,
+    )
+
+
+def test_empty_model_is_the_default_but_empty_prompt_is_none(monkeypatch):
+    monkeypatch.setenv("EMBEDDING_MODEL", "")
+    monkeypatch.setenv("EMBEDDING_QUERY_PROMPT", "")
+    settings = Settings.from_env()
+    assert settings.model is None
+    assert settings.query_prompt == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["EMBEDDING_MAX_TEXTS", "EMBEDDING_MAX_BODY_BYTES", "EMBEDDING_MAX_TOKENS", "WEB_CONCURRENCY", "PORT"]
+)
+@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", ""])
+def test_a_number_that_makes_no_sense_names_the_setting_and_what_is_allowed(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"^{name}={value!r} makes no sense: set it to a whole number .*1"):
+        Settings.from_env()
+
+
+def test_port_has_an_upper_end(monkeypatch):
+    monkeypatch.setenv("PORT", "65536")
+    with pytest.raises(ConfigError, match="from 1 to 65535"):
+        Settings.from_env()
+
+
+@pytest.mark.parametrize(
+    ("bind", "port", "expected"),
+    [
+        (None, "8000", "0.0.0.0:8000"),
+        ("10.0.0.1", "8000", "10.0.0.1:8000"),
+        ("10.0.0.1", None, "10.0.0.1:7860"),
+        ("10.0.0.1:9000", "8000", "10.0.0.1:9000"),
+        ("[::1]:9000", None, "[::1]:9000"),
+        ("[::1]", None, "[::1]:7860"),
+        ("unix:/run/embedding.sock", "8000", "unix:/run/embedding.sock"),
+    ],
+)
+def test_bind_and_port(monkeypatch, bind, port, expected):
+    for name, value in (("BIND", bind), ("PORT", port)):
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert Settings.from_env().bind == expected
+
+
+def test_one_worker_for_each_usable_core(monkeypatch):
+    assert Settings.from_env().workers == len(os.sched_getaffinity(0))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
+    assert Settings.from_env().workers == 1
+    monkeypatch.setenv("WEB_CONCURRENCY", "5")
+    assert Settings.from_env().workers == 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_is_in_the_readme(name):
+    assert f"| `{name}` |" in (ROOT / "README.md").read_text()
+
+
+def test_every_setting_of_the_readme_exists():
+    assert sorted(re.findall(r"^\| `([A-Z_]+)` \|", (ROOT / "README.md").read_text(), re.M)) == NAMES

@@ -1,0 +1,61 @@
+import logging
+
+import pytest
+from werkzeug.exceptions import default_exceptions
+
+from embedding_api import create_app
+from tiny import TinyEngine, tiny_encoder
+
+PRIVATE = "a private text"
+
+
+class BrokenEngine(TinyEngine):
+    def forward(self, batch):
+        if len(batch[0]) > 12:
+            raise RuntimeError("broken")
+        return super().forward(batch)
+
+
+def assert_error(response, status, code):
+    assert response.status_code == status
+    assert response.content_type == "application/json"
+    error = response.json["error"]
+    assert list(error) == ["message", "type", "param", "code", "details"]
+    assert error["code"] == code
+    assert error["message"]
+
+
+def test_unknown_path_says_where_embeddings_are(client):
+    response = client.post("/embeddings")
+    assert_error(response, 404, "not_found")
+    assert "POST /embed" in response.json["error"]["message"]
+
+
+@pytest.mark.parametrize("status", default_exceptions)
+def test_every_http_exception_has_the_one_shape(app, client, status):
+    @app.get("/raise")
+    def raise_it():
+        raise default_exceptions[status]
+
+    response = client.get("/raise")
+    assert_error(response, status, response.json["error"]["code"])
+    assert response.json["error"]["type"] == ("server_error" if status >= 500 else "invalid_request_error")
+
+
+def test_an_unexpected_exception_shows_nothing_but_the_request_id(settings, caplog):
+    client = create_app(settings, tiny_encoder(BrokenEngine())).test_client()
+    with caplog.at_level(logging.ERROR):
+        response = client.post("/embed", json={"texts": PRIVATE}, headers={"X-Request-ID": "my-request"})
+    assert_error(response, 500, "internal_error")
+    assert response.json["error"]["details"] == {"request_id": "my-request"}
+    assert "my-request" in response.json["error"]["message"]
+    assert "broken" not in response.text
+    assert "my-request" in caplog.text
+    assert "RuntimeError: broken" in caplog.text
+    assert PRIVATE not in caplog.text
+
+
+def test_head_of_an_error_has_no_body(client):
+    response = client.head("/nothing")
+    assert response.status_code == 404
+    assert response.data == b""

@@ -1,0 +1,7 @@
+def test_health_names_the_model(client):
+    assert client.get("/health").json == {"status": "ok", "model": "tiny", "dimension": 8}
+
+
+def test_index_says_what_this_is(client):
+    assert "/embed" in client.get("/").json["message"]
+    assert client.head("/").status_code == 200

@@ -1,0 +1,142 @@
+import json
+
+import pytest
+
+
+def post(client, body, content_type="application/json", **options):
+    return client.post("/embed", data=body, content_type=content_type, **options)
+
+
+def error_of(response):
+    error = response.json["error"]
+    assert list(error) == ["message", "type", "param", "code", "details"]
+    assert error["type"] == "invalid_request_error"
+    return response.status_code, error["code"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b'{"texts": "a"',
+        b"nonsense",
+        b"{'texts': 'a'}",
+        b'{"texts": NaN}',
+        b'{"texts": Infinity}',
+        b'{"texts": "\\ud800"}',
+        b'{"texts": "\xff"}',
+        b'{"texts": "a\x00b"}',
+        b'{"texts": "a"} {"texts": "b"}',
+        b'{"texts": ' + b"9" * 5000 + b"}",
+        b"[" * 9000,
+        b"[" * 4000 + b"]" * 4000,
+        json.dumps({"texts": "a"}).encode("utf-16"),
+        b"\xef\xbb\xbf" + json.dumps({"texts": "a"}).encode(),
+    ],
+)
+def test_what_is_not_json_in_utf8(client, body):
+    assert error_of(post(client, body)) == (400, "invalid_json")
+
+
+def test_deep_nesting_that_is_still_json(client):
+    assert post(client, b'{"texts": ' + b"[" * 1000 + b"]" * 1000 + b"}").status_code in (400, 422)
+
+
+@pytest.mark.parametrize("body", [b"", b" \n"])
+def test_empty_body(client, body):
+    assert error_of(post(client, body)) == (400, "empty_body")
+
+
+@pytest.mark.parametrize("body", [b'{"texts": "a", "texts": "b"}', b'{"texts": "a", "\\u0074exts": "b"}'])
+def test_duplicate_keys_are_named(client, body):
+    response = post(client, body)
+    assert error_of(response) == (400, "duplicate_key")
+    assert response.json["error"]["param"] == "texts"
+
+
+@pytest.mark.parametrize(
+    "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"]
+)
+def test_other_content_types_are_told_the_right_one(client, content_type):
+    response = post(client, b'{"texts": "a"}', content_type)
+    assert error_of(response) == (415, "unsupported_media_type")
+    assert "'Content-Type: application/json'" in response.json["error"]["message"]
+
+
+def test_a_charset_does_not_matter(client):
+    assert post(client, b'{"texts": "a"}', "application/json; charset=utf-8").status_code == 200
+
+
+def test_compressed_bodies_are_refused(client):
+    response = post(client, b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
+    assert error_of(response) == (415, "unsupported_content_encoding")
+
+
+def test_a_body_may_be_as_large_as_the_limit(client):
+    body = b'{"texts": "a"}'
+    assert post(client, body + b" " * (10_000 - len(body))).status_code == 200
+    response = post(client, body + b" " * (10_001 - len(body)))
+    assert error_of(response) == (413, "body_too_large")
+    assert response.json["error"]["details"] == {"limit": 10_000}
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b'{"texts": [1]}', "texts[0]"),
+        (b'{"texts": ["a", null]}', "texts[1]"),
+        (b'{"texts": ["a", ["b"]]}', "texts[1]"),
+        (b'{"texts": ["a", "", "b"]}', "texts[1]"),
+        (b'{"texts": ["a", " \\t\\n"]}', "texts[1]"),
+        (b'{"texts": ["\\u200b\\u0000"]}', "texts[0]"),
+        (b'{"texts": " "}', "texts"),
+        (b'{"texts": []}', "texts"),
+        (b'{"texts": null}', "texts"),
+        (b'{"texts": {"0": "a"}}', "texts"),
+        (b'{"texts": 12345678901234567890123}', "texts"),
+        (b'{"texts": ["a", "a", "a", "a", "a", "a", "a", "a", "a", "a", "a"]}', "texts"),
+        (b"{}", "texts"),
+        (b'{"texts": "a", "normalize": 1}', "normalize"),
+        (b'{"texts": "a", "normalize": "true"}', "normalize"),
+        (b'{"texts": "a", "is_query": null}', "is_query"),
+        (b'{"texts": "a", "truncate": []}', "truncate"),
+        (b'{"texts": "a", "normalise": true}', "normalise"),
+        (b'["a"]', None),
+        (b'"a"', None),
+        (b"null", None),
+        (b"1", None),
+    ],
+)
+def test_wrong_fields_are_named(client, body, param):
+    response = post(client, body)
+    assert error_of(response) == (422, "invalid_fields")
+    error = response.json["error"]
+    assert error["param"] == param
+    assert error["details"][0]["param"] == param
+    assert error["message"].endswith(error["details"][0]["message"])
+
+
+@pytest.mark.parametrize(
+    ("field", "advice"),
+    [
+        ("normalise", "Did you mean 'normalize'?"),
+        ("text", "Did you mean 'texts'?"),
+        ("isQuery", "Did you mean 'is_query'?"),
+        ("zzz", "The fields are: texts, normalize, is_query, truncate."),
+    ],
+)
+def test_unknown_fields_get_the_nearest_known_one(client, field, advice):
+    response = client.post("/embed", json={"texts": "a", field: True})
+    assert response.json["error"]["message"] == f"{field}: Unknown field. {advice}"
+
+
+def test_all_wrong_fields_are_in_the_details_but_not_thousands(client):
+    error = client.post("/embed", json={"texts": ["", 1], "normalize": 0}).json["error"]
+    assert [detail["param"] for detail in error["details"]] == ["texts[0]", "texts[1]", "normalize"]
+    error = client.post("/embed", json={str(n): n for n in range(500)}).json["error"]
+    assert len(error["details"]) == 20
+
+
+def test_a_nul_within_a_text_is_dropped_as_the_tokenizer_drops_it(client):
+    with_nul, without = (client.post("/embed", json={"texts": text}) for text in ("a\0b", "ab"))
+    assert with_nul.json == without.json

@@ -1,0 +1,192 @@
+"""The real Gunicorn with the real model, end to end."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from server import Server
+
+HELLO = b'{"texts": "hello world"}'
+
+
+def post(body, *headers, path="/embed", content_type="application/json"):
+    """The bytes of a POST request."""
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Type: {content_type}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def chunked(*chunks):
+    return b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
+
+
+def is_error(reply, status, code):
+    return (reply.status, reply.json["error"]["code"], reply.headers["Content-Type"]) == (
+        status,
+        code,
+        "application/json",
+    )
+
+
+@pytest.fixture
+def same_workers(service):
+    """The workers of the service, which must be the same ones after the test."""
+    workers = service.workers()
+    assert len(workers) == 2
+    yield workers
+    assert service.workers() == workers
+
+
+def test_vectors_equal_sentence_transformers_from_several_clients(
+    service, model, encoder, sentence_transformer, documents, queries, document_vectors
+):
+    requests = [(documents[start : start + 9], {}, document_vectors[start : start + 9]) for start in range(0, 200, 9)]
+    query_vectors = sentence_transformer.encode(queries, prompt=encoder.query_prompt)
+    requests += [([query], {"is_query": True}, query_vectors[[i]]) for i, query in enumerate(queries)]
+    requests += [(queries, {"is_query": True, "normalize": True}, query_vectors)]
+    with ThreadPoolExecutor(4) as clients:
+        replies = list(clients.map(lambda request: service.embed(request[0], **request[1]), requests))
+    for reply, (texts, _, expected) in zip(replies, requests, strict=True):
+        assert reply.status == 200
+        assert reply.json["model"] == model.name
+        assert reply.json["dimension"] == expected.shape[1]
+        assert reply.headers["X-Texts"] == str(len(texts))
+        assert np.abs(np.array(reply.json["embeddings"]) - expected).max() <= 2e-6
+
+
+def test_raw_vectors_have_the_lengths_before_normalisation(service, encoder, queries):
+    expected = encoder.encode(encoder.tokenize(queries, is_query=True).ids, normalize=False)
+    vectors = np.array(service.embed(queries, is_query=True, normalize=False).json["embeddings"])
+    assert np.linalg.norm(vectors, axis=1).min() > 1.5
+    assert np.abs(vectors - expected).max() <= 2e-5
+
+
+@pytest.mark.bge
+def test_known_numbers(service):
+    reply = service.embed("hello world")
+    assert reply.body.startswith(b'{"embeddings":[[0.0151')
+    assert reply.json["embeddings"][0][:3] == pytest.approx([0.0151961, -0.0225707, 0.0085471], abs=2e-6)
+    assert reply.json["model"] == "BAAI/bge-small-en-v1.5"
+    assert reply.json["dimension"] == 384
+
+
+def test_health_and_index(service, model):
+    assert service.get("/health").json["model"] == model.name
+    assert service.get("/").status == 200
+    assert service.raw(b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n").status == 200
+
+
+def test_the_master_has_one_thread(service):
+    assert len(list(Path(f"/proc/{service.pid}/task").iterdir())) == 1
+
+
+def test_the_log_shows_the_curl_to_try_and_no_texts(service):
+    service.embed("a-text-nobody-may-read")
+    service.embed(["a-text-nobody-may-read", 1])
+    service.raw(b"a-text-nobody-may-read\r\n\r\n")
+    assert f"Try: curl -X POST {service.url}/embed" in service.log()
+    assert "nobody-may-read" not in service.log()
+
+
+@pytest.mark.usefixtures("same_workers")
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (chunked(HELLO, b"") + b"trailing", 200, None),
+        (chunked(HELLO[:9], HELLO[9:], b""), 200, None),
+        (chunked(HELLO) + b"5\r\nabc", 400, "incomplete_body"),
+        (chunked(HELLO), 400, "incomplete_body"),
+        (b"zz\r\n" + HELLO, 400, "incomplete_body"),
+        (b"-1\r\n" + HELLO, 400, "incomplete_body"),
+        (b"5\r\nabcdefgh\r\n0\r\n\r\n", 400, "incomplete_body"),
+        (chunked(*[b" " * 65536] * 129, b""), 413, "body_too_large"),
+        (chunked(HELLO, *[b" " * 65536] * 129, b""), 413, "body_too_large"),
+    ],
+)
+def test_chunked_bodies(service, body, status, code):
+    reply = service.raw(post(body, "Transfer-Encoding: chunked"), half_close=True)
+    assert reply.status == status
+    assert code is None or is_error(reply, status, code)
+
+
+@pytest.mark.usefixtures("same_workers")
+def test_a_body_shorter_than_its_content_length(service):
+    reply = service.raw(post(HELLO, f"Content-Length: {len(HELLO) + 1}"), half_close=True)
+    assert is_error(reply, 400, "incomplete_body")
+
+
+@pytest.mark.usefixtures("same_workers")
+@pytest.mark.parametrize(
+    ("path", "content_type", "status"),
+    [("/embed", "application/json", 413), ("/embed", "text/plain", 415), ("/nothing", "application/json", 404)],
+)
+def test_a_client_that_sends_much_gets_its_answer(service, path, content_type, status):
+    """The connection is not reset while the client is still sending."""
+    body = b" " * 20_000_000
+    request = post(body, f"Content-Length: {len(body)}", path=path, content_type=content_type)
+    assert service.raw(request).status == status
+
+
+@pytest.mark.usefixtures("same_workers")
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/9.9\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nbad name: x\r\n\r\n", 400),
+        (b"G\x00T / HTTP/1.1\r\n\r\n", 400),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: x\r\n" % n for n in range(200)) + b"\r\n", 431),
+        (b"GET / HTTP/1.1\r\nX: " + b"a" * 9000 + b"\r\n\r\n", 431),
+        (b"POST /embed HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
+        (b"POST /embed HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST /embed HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"POST /embed HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400),
+        (b"POST /embed HTTP/1.1\r\nExpect: a miracle\r\n\r\n", 417),
+        (b"GET /nothing%00%ff%2e%2e/ HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        (b"TRACE / HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
+    ],
+)
+def test_what_is_not_http_gets_an_error_in_the_one_shape(service, request_, status):
+    reply = service.raw(request_, half_close=True)
+    assert reply.status == status
+    assert reply.headers["Content-Type"] == "application/json"
+    assert list(reply.json["error"]) == ["message", "type", "param", "code", "details"]
+    assert reply.headers["X-Request-ID"]
+
+
+@pytest.mark.usefixtures("same_workers")
+@pytest.mark.parametrize("text", ["." * 8_000_000, "a" * 8_000_000, "a " * 4_000_000, "中" * 2_500_000])
+def test_a_text_of_megabytes_costs_no_more_memory_than_one_of_kilobytes(service, same_workers, encoder, text):
+    reply = service.raw(
+        post(body := json.dumps({"texts": text}, ensure_ascii=False).encode(), f"Content-Length: {len(body)}")
+    )
+    assert reply.status == 200
+    assert int(reply.headers["X-Tokens"]) <= encoder.max_length
+    for worker in same_workers:
+        peak = next(
+            line for line in Path(f"/proc/{worker}/status").read_text().splitlines() if line.startswith("VmHWM")
+        )
+        assert int(peak.split()[1]) < 1_500_000
+
+
+def test_limits_of_the_service(service):
+    assert is_error(service.embed(["a"] * 2049), 422, "invalid_fields")
+    assert is_error(service.embed([]), 422, "invalid_fields")
+    assert is_error(service.embed(["a " * 600] * 600), 413, "too_many_tokens")
+
+
+def test_a_long_request_outlives_the_timeout_and_a_hung_worker_is_replaced(tmp_path):
+    environment = {"PYTHONPATH": "tests", "WEB_CONCURRENCY": "1"}
+    with Server(environment, tmp_path, ["gunicorn", "--timeout", "2", "slow_wsgi:app"]) as server:
+        worker = server.workers()
+        # Four micro-batches of a second each.
+        assert server.embed(["ab", "cd", "ef", "gh"]).status == 200
+        assert server.workers() == worker
+        # One of 13 seconds.
+        assert server.embed("abcdefghijklmn").status == 500
+        assert server.get("/health").status == 200
+        assert server.workers() != worker

@@ -1,0 +1,43 @@
+"""A small encoder that knows letters instead of language, for tests that any encoder serves."""
+
+import time
+
+import numpy as np
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
+
+from embedding_api.encoder.encoder import Encoder
+from embedding_api.encoder.tokenizing import Tokenizer
+
+
+def tiny_encoder(engine=None, max_length=16):
+    """An encoder of 8 dimensions with one token for each letter, [CLS] and [SEP]."""
+    return Encoder("tiny", Tokenizer(tiny_backend(), max_length), engine or TinyEngine(), query_prompt="q: ")
+
+
+def tiny_backend():
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789.:"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *("##" + letter for letter in letters)]
+    backend = Backend(WordPiece({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.normalizer = BertNormalizer()
+    backend.pre_tokenizer = BertPreTokenizer()
+    backend.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    return backend
+
+
+class TinyEngine:
+    """Vectors that depend on a text's token ids and their order, and on nothing else."""
+
+    def forward(self, batch):
+        return np.array([[np.sin(np.dot(ids, range(1, len(ids) + 1)) * k) for k in range(1, 9)] for ids in batch])
+
+
+class SlowEngine(TinyEngine):
+    """Takes as many seconds as the first text of a micro-batch has letters beyond the first."""
+
+    def forward(self, batch):
+        time.sleep(len(batch[0]) - 3)
+        return super().forward(batch)
