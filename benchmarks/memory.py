@@ -43,11 +43,11 @@ def measure(server, settings):
 
 
 def largest_requests(settings):
-    long, texts = 512, settings.max_texts
+    many, few = settings.max_texts, settings.max_tokens // 512
+    each = settings.max_tokens // many
     return {
-        f"{settings.max_tokens // long} texts of {long} tokens": ["word " * (long - 2)] * (settings.max_tokens // long),
-        f"{texts} texts of {settings.max_tokens // texts} tokens": ["word " * (settings.max_tokens // texts - 2)]
-        * texts,
+        f"{few} texts of 512 tokens": ["word " * 510] * few,
+        f"{many} texts of {each} tokens": ["word " * (each - 2)] * many,
         "one text of the largest body": "." * (settings.max_body_bytes - 20),
     }
 
