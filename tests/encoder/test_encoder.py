@@ -16,7 +16,7 @@ def test_raw_vectors_are_those_before_normalisation(encoder, sentence_transforme
     ours = encoder.encode(encoder.tokenize(documents[:10]).ids, normalize=False)
     pooled = sentence_transformer[1](sentence_transformer[0](sentence_transformer.preprocess(documents[:10])))
     theirs = pooled["sentence_embedding"].detach().numpy()
-    assert np.linalg.norm(theirs, axis=1).min() > 1.5
+    assert np.linalg.norm(theirs, axis=1).min() > 1.1
     assert np.abs(ours - theirs).max() <= 2e-5
 
 
