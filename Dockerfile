@@ -6,11 +6,12 @@ WORKDIR /app
 
 # The CPU build of torch; the standard one would add gigabytes of CUDA packages.
 COPY requirements.txt .
-RUN pip install --no-cache-dir --no-deps --index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu \
+RUN pip install --no-cache-dir --no-deps --index-url https://download.pytorch.org/whl/cpu \
+        "$(grep '^torch==' requirements.txt)" \
     && pip install --no-cache-dir -r requirements.txt
 
-COPY gunicorn.conf.py wsgi.py ./
-COPY embedding_api embedding_api
+COPY --chown=1000 gunicorn.conf.py wsgi.py ./
+COPY --chown=1000 embedding_api embedding_api
 USER 1000
 ENV HOME=/home/app
 
@@ -20,5 +21,7 @@ RUN python -m embedding_api download
 # Gunicorn listens on every interface where PORT is set.
 ENV PORT=7860
 EXPOSE 7860
-HEALTHCHECK --start-period=60s CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health', timeout=10)"]
+# Patient: the answer waits while every worker is busy with a long request.
+HEALTHCHECK --start-period=60s --timeout=5m CMD ["python", "-c", \
+    "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health')"]
 CMD ["gunicorn", "wsgi:app"]

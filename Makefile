@@ -26,7 +26,7 @@ clean:
 	@$(if $(PYTHON),$(PYTHON),python3) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Error: Python 3.11 or \
 	newer is needed, and %s is %d.%d: install one, or name it: make serve PYTHON=/path/to/python3.11" \
 	% (sys.executable, *sys.version_info[:2]))'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv || { rm -rf .venv; exit 1; }
 
 # torch by itself first: PyTorch's index is asked for this one package only, and what it finds satisfies requirements.txt.
 .venv/installed: requirements.txt | .venv/bin/python
@@ -34,10 +34,12 @@ clean:
 ifeq ($(shell uname -s),Linux)
 	@$(PIP) --no-deps --retries 1 --extra-index-url $(CPU_INDEX) torch==$(TORCH)+cpu || { \
 	echo "****************************************************************************************************"; \
-	echo "  The CPU build of torch $(TORCH) cannot be had (is $(CPU_INDEX) blocked?)."; \
-	echo "  Installing the standard build instead: it works as well, but brings SEVERAL GIGABYTES of CUDA"; \
-	echo "  packages along. To avoid them press Ctrl-C, install that build into .venv, and call make again."; \
-	echo "****************************************************************************************************"; }
+	echo "  The CPU build of torch $(TORCH) cannot be had: pip says why above."; \
+	echo "  In 15 seconds the standard build is installed instead. It works as well, but brings SEVERAL"; \
+	echo "  GIGABYTES of CUDA packages along. To avoid them press Ctrl-C now, and get the CPU build from a mirror:"; \
+	echo "    .venv/bin/pip install --no-deps --index-url YOUR_MIRROR torch==$(TORCH)+cpu"; \
+	echo "****************************************************************************************************"; \
+	sleep 15; }
 endif
 	@$(PIP) -r requirements.txt
 	@touch $@

@@ -14,3 +14,5 @@ except ConfigError as error:
     # Gunicorn stops at this status even where each worker loads the application by itself; at any other it would
     # start another worker, again and again.
     sys.exit(Arbiter.APP_LOAD_ERROR)
+except KeyboardInterrupt:
+    sys.exit("Interrupted.")

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from embedding_api.config import Settings
-from tests.server import ROOT, Server
+from tests.server import ROOT, Server, pss
 
 SAMPLE_SECONDS = 0.5
 
@@ -89,11 +89,6 @@ class highest_total:
 def memory(server):
     """PSS of the master and of each worker, in MB."""
     return [pss(pid) for pid in (server.pid, *server.workers())]
-
-
-def pss(pid):
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1000
 
 
 def show(name, sample):

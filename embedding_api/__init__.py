@@ -23,7 +23,7 @@ def create_app(settings=None, encoder=None):
     if encoder is None:
         encoder = load_encoder(settings)
 
-    app = Flask(__name__)
+    app = Flask(__name__, static_folder=None)
     app.json = OrjsonProvider(app)
     app.extensions["settings"] = settings
     app.extensions["encoder"] = encoder

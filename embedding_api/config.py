@@ -35,14 +35,13 @@ class Settings:
 
     @classmethod
     def from_env(cls):
-        """Read the environment.
+        """Read the environment. Compose files and dashboards pass empty strings for what is not set: so they count.
 
         Raises:
             ConfigError: names the first setting whose value makes no sense.
         """
         env = Env()
         return cls(
-            # Compose files and dashboards like to pass empty strings for what is not set.
             model=env.str("EMBEDDING_MODEL", "") or None,
             revision=env.str("EMBEDDING_REVISION", "") or None,
             model_name=env.str("EMBEDDING_MODEL_NAME", "") or None,
@@ -61,6 +60,8 @@ def usable_cores():
 
 
 def _whole_number(env, name, default, maximum=None):
+    if not env.str(name, ""):
+        return default
     try:
         return env.int(name, default, validate=validate.Range(min=1, max=maximum))
     except EnvError:
@@ -72,5 +73,9 @@ def _bind(env):
     """Gunicorn's own rule: PORT alone listens on every interface, as platforms that set it expect; BIND wins."""
     port = _whole_number(env, "PORT", None, maximum=65535)
     bind = env.str("BIND", "") or ("0.0.0.0" if port else "127.0.0.1")
-    has_port = re.search(r":\d+$", bind)
-    return bind if has_port or bind.startswith(("unix:", "fd://")) else f"{bind}:{port or 7860}"
+    if re.fullmatch(r"unix:.+", bind):
+        return bind
+    address = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s/]+)(?::(\d{1,5}))?", bind)
+    if not address or int(address[2] or 1) not in range(65536):
+        raise ConfigError(f"BIND={bind!r} makes no sense: set it to host, host:port or unix:path.")
+    return bind if address[2] else f"{bind}:{port or 7860}"

@@ -49,6 +49,6 @@ def _tokenize(encoder, texts, is_query):
 
 
 def _too_long(truncated, max_length):
-    message = f"Has more than the model's {max_length} tokens. Shorten or split it, or leave out 'truncate'."
+    message = f"Has more than the model's {max_length} tokens. Shorten it, or leave out 'truncate' to have it cut."
     details = [{"param": f"texts[{index}]", "message": message} for index in truncated[:MAX_NAMED]]
     return invalid_fields(details, code="text_too_long")

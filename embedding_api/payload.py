@@ -1,6 +1,8 @@
 """Read a JSON request body so that nothing a client can send is more than a 4xx."""
 
 import json
+import re
+from itertools import islice
 
 import orjson
 from flask import current_app, request
@@ -8,6 +10,10 @@ from gunicorn.http.errors import ParseException
 from marshmallow import ValidationError
 
 from embedding_api.errors import ApiError
+from embedding_api.schemas import MAX_NAMED
+
+# One string in JSON, or the rest of the document where its end is missing, so that no document makes it start over.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 
 
 def load_payload(schema):
@@ -22,8 +28,8 @@ def load_payload(schema):
     try:
         return schema.load(data)
     except ValidationError as error:
-        details = [{"param": param, "message": message} for param, message in _flatten(error.messages)]
-        raise invalid_fields(details) from None
+        messages = islice(_flatten(error.messages), MAX_NAMED)
+        raise invalid_fields([{"param": param, "message": message} for param, message in messages]) from None
 
 
 def invalid_fields(details, code="invalid_fields"):
@@ -46,13 +52,13 @@ def _read_body(limit):
     # chunked one, and lets Gunicorn's errors through.
     announced = request.content_length
     if announced is not None and announced > limit:
-        raise _too_large(f"{announced} bytes", limit)
+        raise _too_large(limit)
     try:
         body = request.stream.read(limit + 1)
     except (ParseException, OSError) as error:
         raise _incomplete("The body could not be read to its end") from error
     if len(body) > limit:
-        raise _too_large(f"more than {limit} bytes", limit)
+        raise _too_large(limit)
     if announced is not None and len(body) < announced:
         raise _incomplete(f"The body ended after {len(body)} of the {announced} bytes in its Content-Length")
     if not body.strip():
@@ -60,8 +66,8 @@ def _read_body(limit):
     return body
 
 
-def _too_large(size, limit):
-    message = f"The body has {size}; at most {limit} are taken. Send the texts in several requests."
+def _too_large(limit):
+    message = f"The body has more than {limit} bytes. Send the texts in several requests."
     return ApiError(413, "body_too_large", message, details={"limit": limit})
 
 
@@ -70,14 +76,33 @@ def _incomplete(what):
 
 
 def _parse(body):
+    # Before the parser makes an object of each: a few megabytes of "[],[],…" would become hundreds.
+    limit = 2 * current_app.extensions["settings"].max_texts + 1000
+    if _count_values(body) > limit:
+        raise invalid_fields(
+            [{"param": None, "message": f"The body holds more than {limit} values. Send fewer texts."}]
+        )
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        message = f"The body is not valid JSON in UTF-8: {error}."
-        raise ApiError(400, "invalid_json", message) from None
+        raise ApiError(400, "invalid_json", _not_json(body, error)) from None
     if isinstance(data, dict):
         _refuse_duplicate_keys(body)
     return data
+
+
+def _not_json(body, error):
+    try:
+        body.decode()
+    except UnicodeDecodeError as undecodable:
+        return f"The body is not UTF-8: byte {undecodable.start} is wrong. Send JSON in UTF-8."
+    return f"The body is not valid JSON: {error}."
+
+
+def _count_values(body):
+    """About how many values a JSON document holds: its commas and opening brackets outside of strings."""
+    structure = _STRING.sub(b"", body)
+    return sum(map(structure.count, (b",", b"[", b"{")))
 
 
 def _refuse_duplicate_keys(body):
@@ -89,12 +114,12 @@ def _refuse_duplicate_keys(body):
 
 
 def _unique(pairs):
-    unique = dict(pairs)
-    if len(unique) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)[:100]
-        message = f"The body holds the key '{twice}' more than once. Send it once."
-        raise ApiError(400, "duplicate_key", message, param=twice)
+    unique = {}
+    for key, value in pairs:
+        if key in unique:
+            message = f"The body holds the key '{key[:100]}' more than once. Send it once."
+            raise ApiError(400, "duplicate_key", message, param=key[:100])
+        unique[key] = value
     return unique
 
 

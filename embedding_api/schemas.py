@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 
 from flask import current_app
-from marshmallow import Schema, ValidationError, fields, pre_load
+from marshmallow import Schema, ValidationError, fields
 
 # A request can hold thousands of wrong texts; so many are named.
 MAX_NAMED = 20
@@ -14,13 +14,11 @@ class StrictSchema(Schema):
 
     error_messages = {"type": 'The body must be a JSON object, such as {"texts": "hello world"}.'}
 
-    @pre_load
-    def refuse_unknown_fields(self, data, **kwargs):
+    def handle_error(self, error, data, **kwargs):
         if isinstance(data, dict):
-            unknown = [name for name in data if name not in self.fields]
-            if unknown:
-                raise ValidationError({name: [self._unknown(name)] for name in unknown[:MAX_NAMED]})
-        return data
+            unknown = {name: [self._unknown(name)] for name in data if name not in self.fields}
+            # First, because a misspelt field is why another one is missing.
+            error.messages = unknown | {name: error.messages[name] for name in error.messages if name not in unknown}
 
     def _unknown(self, name):
         near = get_close_matches(name[:100].lower(), self.fields, n=1)
@@ -52,7 +50,7 @@ class Texts(fields.Field):
 
     def _deserialize(self, value, attr, data, **kwargs):
         if isinstance(value, str):
-            if _is_blank(value):
+            if not value.strip():
                 raise ValidationError("Must not be blank.")
             return [value]
         if not isinstance(value, list):
@@ -66,18 +64,13 @@ class Texts(fields.Field):
         for index, text in enumerate(value):
             if not isinstance(text, str):
                 mistakes[index] = ["Must be a string."]
-            elif _is_blank(text):
+            elif not text.strip():
                 mistakes[index] = ["Must not be blank."]
             if len(mistakes) == MAX_NAMED:
                 break
         if mistakes:
             raise ValidationError(mistakes)
         return value
-
-
-def _is_blank(text):
-    # Control and zero-width characters count as blank: the tokenizer drops them, and nothing would be left to embed.
-    return not any(character.isprintable() and not character.isspace() for character in text)
 
 
 class EmbedRequest(StrictSchema):

@@ -1,5 +1,6 @@
 """Gunicorn's sync worker, with errors in the service's own shape and an ear for clients that are still sending."""
 
+import socket
 import time
 
 import orjson
@@ -10,9 +11,10 @@ from gunicorn.workers.sync import SyncWorker
 from embedding_api import request_id
 from embedding_api.errors import error_body
 
-# What a refused client may still send: its answer is lost if the connection is closed in the middle.
+# What a refused client may still send. Closing the connection in the middle of that would lose its answer.
 DISCARD_BYTES = 64 * 1024 * 1024
 DISCARD_SECONDS = 10
+SILENT_SECONDS = 1
 
 _STATUS = {
     http.LimitRequestLine: (414, "URI Too Long", "uri_too_long"),
@@ -26,8 +28,7 @@ _BAD_REQUEST = (400, "Bad Request", "malformed_request")
 class Worker(SyncWorker):
     def handle_request(self, listener, req, client, addr):
         super().handle_request(listener, req, client, addr)
-        client.settimeout(DISCARD_SECONDS)
-        _discard(req.body)
+        _close(client)
 
     def handle_error(self, req, client, addr, exc):
         """Answer what never reached the application, such as a request that is not HTTP."""
@@ -51,12 +52,16 @@ class Worker(SyncWorker):
             self.log.debug("The client of request %s has gone", name)
 
 
-def _discard(body):
+def _close(client):
+    """Say that the answer is complete, let the client finish what it sends, and close the connection."""
     deadline = time.monotonic() + DISCARD_SECONDS
     left = DISCARD_BYTES
     try:
-        while left > 0 and time.monotonic() < deadline and (data := body.read(65536)):
+        client.shutdown(socket.SHUT_WR)
+        client.settimeout(SILENT_SECONDS)
+        while left > 0 and time.monotonic() < deadline and (data := client.recv(65536)):
             left -= len(data)
-    except (http.ParseException, OSError):
-        # The answer is on its way, and says so where it matters; what follows a broken body means nothing.
+    except OSError:
+        # The client has gone, or is silent.
         pass
+    client.close()

@@ -146,7 +146,8 @@ def cranfield():
     words = (Path(__file__).parent.parent / "README.md").read_text().split()
     chance = random.Random(1)
     lengths = [chance.randint(3, 400) for _ in range(1398)]
-    return [" ".join(chance.choices(words, k=n)) for n in lengths], [" ".join(chance.choices(words, k=12))] * 225
+    texts = [" ".join(chance.choices(words, k=length)) for length in lengths]
+    return texts, [" ".join(text.split()[:12]) for text in texts[:225]]
 
 
 def _sections(path):

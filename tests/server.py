@@ -78,6 +78,10 @@ class Server:
         """The process ids of the workers."""
         return sorted(map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()))
 
+    def memory(self):
+        """The proportional set size of the master and all workers together, in MB."""
+        return sum(map(pss, (self.pid, *self.workers())))
+
     def get(self, path):
         return _fetch(urllib.request.Request(self.url + path))
 
@@ -94,6 +98,12 @@ class Server:
                 connection.shutdown(socket.SHUT_WR)
             answer = b"".join(iter(lambda: connection.recv(65536), b""))
         return parse(answer)
+
+
+def pss(pid):
+    """The proportional set size of a process in MB: its pages, shared ones for their share."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1000
 
 
 def parse(answer):

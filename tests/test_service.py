@@ -1,14 +1,15 @@
 """The real Gunicorn with the real model, end to end."""
 
 import json
-import re
+import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from server import Server
+from server import Server, parse
 
 HELLO = b'{"texts": "hello world"}'
 
@@ -165,9 +166,32 @@ def test_a_text_of_megabytes_costs_no_more_memory_than_one_of_kilobytes(service,
     reply = service.raw(post(body, f"Content-Length: {len(body)}"))
     assert reply.status == 200
     assert int(reply.headers["X-Tokens"]) <= encoder.max_length
-    for worker in same_workers:
-        status = Path(f"/proc/{worker}/status").read_text()
-        assert int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) < 1_500_000
+    assert service.memory() < 1000
+
+
+@pytest.mark.usefixtures("same_workers")
+@pytest.mark.parametrize("value", ["[]", '"a"', "1e1", '"中"'])
+def test_megabytes_of_small_values_cost_no_memory_and_no_time(service, value):
+    body = f'{{"texts": [{",".join([value] * (8_000_000 // len(value.encode()) // 2))}]}}'.encode()
+    with ThreadPoolExecutor(2) as clients:
+        replies = list(clients.map(service.raw, [post(body, f"Content-Length: {len(body)}")] * 2))
+    assert [is_error(reply, 422, "invalid_fields") for reply in replies] == [True, True]
+    assert service.memory() < 1000
+
+
+@pytest.mark.usefixtures("same_workers")
+def test_a_client_that_drips_after_its_answer_is_left_after_seconds(service):
+    with socket.create_connection(("127.0.0.1", service.port)) as connection:
+        connection.sendall(post(b"", "Content-Length: 99999999"))
+        assert parse(connection.recv(65536)).status == 413
+        for _ in range(30):
+            time.sleep(0.5)
+            try:
+                connection.sendall(b" ")
+            except OSError:
+                break
+        else:
+            raise AssertionError("the worker still listens")
 
 
 def test_limits_of_the_service(service):

@@ -59,6 +59,7 @@ def test_without_the_model_gunicorn_does_not_start_without_preloading_either(no_
         {"EMBEDDING_MAX_TEXTS": "many"},
         {"WEB_CONCURRENCY": "0"},
         {"PORT": "0"},
+        {"BIND": "127.0.0.1:99999"},
     ],
 )
 def test_a_wrong_setting_stops_the_start(no_hub, environment):
@@ -74,6 +75,11 @@ def test_serve_falls_back_to_the_demo_model_and_says_so(no_hub, tmp_path):
         reply = server.embed("hello world")
         assert reply.json["model"] == DEMO_NAME
         assert len(reply.json["embeddings"][0]) == reply.json["dimension"] == 384
+
+
+def test_serve_tells_of_a_taken_address_before_it_loads_the_model(service):
+    result = run(["embedding_api", "serve"], {"BIND": f"127.0.0.1:{service.port}"})
+    assert_one_sentence(result, f"BIND=127.0.0.1:{service.port} cannot be listened on", "set BIND or PORT")
 
 
 def test_serve_does_not_swap_a_model_that_was_asked_for(no_hub):

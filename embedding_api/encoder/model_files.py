@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from embedding_api.config import DEFAULT_MODEL, DEFAULT_REVISION, ConfigError
 
@@ -48,14 +48,21 @@ def find_model(settings):
 
 
 def missing_file(directory):
-    """The first file of a sentence-transformers model that the directory lacks, or None."""
+    """The first file of a sentence-transformers model that the directory lacks, or None.
+
+    Raises:
+        ConfigError: modules.json, which names the others, is damaged.
+    """
     for name in ("modules.json", "config.json", "tokenizer.json"):
         if not (directory / name).is_file():
             return name
-    for module in json.loads((directory / "modules.json").read_text()):
-        config = f"{module['path']}/config.json"
-        if not module["type"].endswith((".Transformer", ".Normalize")) and not (directory / config).is_file():
-            return config
+    try:
+        modules = [(module["type"], module["path"]) for module in _read_json(directory, "modules.json")]
+    except (KeyError, TypeError):
+        raise ConfigError(f"{directory}/modules.json is no list of modules: fetch the model again.") from None
+    for kind, path in modules:
+        if not kind.endswith((".Transformer", ".Normalize")) and not (directory / path / "config.json").is_file():
+            return f"{path}/config.json"
     return None if any(directory.glob("*.safetensors")) else "model.safetensors"
 
 
@@ -74,8 +81,15 @@ def query_prompt(settings, directory, prompts):
     if prompts.get("query"):
         return prompts["query"]
     # A BGE in a directory of any name still knows where it came from.
-    origin = json.loads((directory / "config.json").read_text()).get("_name_or_path", "")
+    origin = _read_json(directory, "config.json").get("_name_or_path", "")
     return BGE_QUERY_PROMPT if _BGE.search(f"{model_name(settings)} {origin}") else ""
+
+
+def _read_json(directory, name):
+    try:
+        return json.loads((directory / name).read_text())
+    except ValueError as error:
+        raise ConfigError(f"{directory / name} is damaged ({error}): fetch the model again.") from None
 
 
 def _is_directory(model):
@@ -83,18 +97,17 @@ def _is_directory(model):
 
 
 def _download(hub_id, wanted):
-    unreachable = HubUnreachable(
-        f"The model {hub_id} is not on this machine and {huggingface_hub.constants.ENDPOINT} cannot be reached:"
-        " set EMBEDDING_MODEL to a directory that holds the model."
-    )
+    hub = huggingface_hub.constants.ENDPOINT
     try:
         # snapshot_download alone would retry for half a minute before it gives up.
-        huggingface_hub.utils.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=_HUB_TIMEOUT)
-    except Exception as error:
-        raise unreachable from error
-    try:
+        huggingface_hub.utils.get_session().head(hub, timeout=_HUB_TIMEOUT)
         return Path(huggingface_hub.snapshot_download(hub_id, **wanted))
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise unreachable from error
     except HfHubHTTPError as error:
         raise ConfigError(f"EMBEDDING_MODEL={hub_id!r} cannot be fetched: {str(error).splitlines()[0]}") from error
+    except Exception as error:
+        # Whatever goes wrong on the way to the Hub and back: no route, a connection that breaks, a proxy's own page.
+        raise HubUnreachable(
+            f"The model {hub_id} is not (wholly) on this machine, neither as a directory nor in the Hub's cache, and"
+            f" {hub} cannot be reached: set EMBEDDING_MODEL to a directory that holds the model"
+            f" ({type(error).__name__})."
+        ) from error

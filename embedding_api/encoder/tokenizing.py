@@ -1,20 +1,16 @@
 """Texts to token ids, in bounded time and memory however long a text is."""
 
-import re
-import unicodedata
-from itertools import islice
-
+from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from embedding_api.encoder import TokenizedTexts, TooManyTokens
 
 # Characters the tokenizer gets at once. It needs some 300 bytes of memory and 3 µs for each of them.
 CHUNK_CHARACTERS = 65536
-# A text beyond this is tokenized piece by piece, and no further than the model reads.
-PIECE_CHARACTERS = 8192
-_SPACE = re.compile(r"[ \t\n\r]")
-# Where BERT's pre-tokenizer always ends a word: white space, punctuation, Chinese characters.
-_BOUNDARY = re.compile(r"[ \t\n\r!-/:-@\[-`{-~\u2010-\u2027\u3000-\u3003\u3008-\u3011\u3400-\u4dbf\u4e00-\u9fff\uff0c]")
+# A text beyond this is tokenized window by window, and no further than the model reads.
+WINDOW_CHARACTERS = 8192
+# Longer than any special token: what stands at the end of a window may be the first half of "[MASK]".
+MARGIN_CHARACTERS = 64
 
 
 class Tokenizer:
@@ -35,8 +31,10 @@ class Tokenizer:
         start = full.index(bare[0])
         self._prefix, self._suffix = full[:start], full[start + len(bare) :]
         self._room = max_length - len(self._prefix) - len(self._suffix)
-        # Only there is it known that the pieces of a text give the tokens of the whole.
-        self._splits = isinstance(backend.pre_tokenizer, BertPreTokenizer)
+        # There the words of a text are tokenized one by one, each without a look at its neighbours.
+        self._word_by_word = isinstance(backend.pre_tokenizer, BertPreTokenizer) and isinstance(
+            backend.model, WordPiece
+        )
 
     def __call__(self, texts, max_tokens=None):
         """Tokenize texts.
@@ -66,40 +64,47 @@ class Tokenizer:
         yield chunk
 
     def _encode(self, chunk):
-        if len(chunk) == 1 and len(chunk[0]) > PIECE_CHARACTERS and self._splits:
+        if len(chunk) == 1 and len(chunk[0]) > CHUNK_CHARACTERS and self._word_by_word:
             return [self._encode_long(chunk[0])]
         return [encoding.ids for encoding in self._backend.encode_batch_fast(chunk, add_special_tokens=False)]
 
     def _encode_long(self, text):
-        ids = []
-        for piece in _pieces(text):
-            ids += self._backend.encode_batch_fast([piece], add_special_tokens=False)[0].ids
-            # One token more than there is room for tells that the text was truncated.
+        """The token ids of a text, or its first ones: at least one more than there is room for."""
+        ids, carry = [], ""
+        for start in range(0, len(text), WINDOW_CHARACTERS):
+            window = carry + text[start : start + WINDOW_CHARACTERS]
+            if start + WINDOW_CHARACTERS >= len(text):
+                ids += self._backend.encode(window, add_special_tokens=False).ids
+            else:
+                # The letter joins a word that the end of the window may have cut, and is a word of its own otherwise.
+                encoding = self._backend.encode(window + "a", add_special_tokens=False)
+                whole = _whole_words(encoding, len(window) - MARGIN_CHARACTERS)
+                ids += encoding.ids[:whole]
+                carry = self._carry(window[encoding.offsets[whole][0] :])
             if len(ids) > self._room:
                 break
         return ids
 
+    def _carry(self, rest):
+        """What stands for the rest of a window at the start of the next one.
 
-def _pieces(text):
-    """Cut a text where BERT's pre-tokenizer cuts it anyway, into pieces of 8,192 to 16,384 characters."""
-    start = 0
-    while len(text) - start > 2 * PIECE_CHARACTERS:
-        window = start + PIECE_CHARACTERS, start + 2 * PIECE_CHARACTERS
-        cut = _SPACE.search(text, *window) or _BOUNDARY.search(text, *window)
-        if cut:
-            yield text[start : cut.end()]
-            start = cut.end()
-        else:
-            # In the middle of a word of over 8,000 characters. From 101 on a word is one unknown token to WordPiece,
-            # whatever its rest, not counting the characters that BERT's normalizer drops.
-            end = _BOUNDARY.search(text, window[1])
-            end = end.start() if end else len(text)
-            kept = (character for character in text[window[0] : end] if not _is_dropped(character))
-            yield text[start : window[0]] + "".join(islice(kept, PIECE_CHARACTERS))
-            start = end
-    if start < len(text):
-        yield text[start:]
+        In front of the margin a rest longer than that is a part of one word. From `max_input_chars_per_word`
+        characters on, as the normalizer leaves them, WordPiece makes one unknown token of a word: no more are kept.
+        """
+        if len(rest) <= 2 * MARGIN_CHARACTERS:
+            return rest
+        word, margin = rest[:-MARGIN_CHARACTERS], rest[-MARGIN_CHARACTERS:]
+        if self._backend.normalizer:
+            word = self._backend.normalizer.normalize_str(word)
+        return word[: self._backend.model.max_input_chars_per_word + 1] + margin
 
 
-def _is_dropped(character):
-    return character == "\ufffd" or unicodedata.category(character) in ("Cc", "Cf", "Cn", "Co", "Mn")
+def _whole_words(encoding, end):
+    """How many of the tokens belong to words before `end`, the last word not among them."""
+    words, offsets = encoding.word_ids, encoding.offsets
+    count = 0
+    while words[count] != words[-1] and offsets[count][1] <= end:
+        count += 1
+    while count and words[count - 1] == words[count]:
+        count -= 1
+    return count

@@ -109,6 +109,24 @@ def test_a_hub_out_of_reach_is_told_in_one_sentence(monkeypatch, cached):
     assert len(cached) == 1
 
 
+@pytest.mark.parametrize("error", [OSError("broken pipe"), ValueError("Expecting value"), RuntimeError("closed")])
+def test_a_download_that_breaks_off_is_told_in_one_sentence(monkeypatch, cached, error):
+    def snapshot_download(repository, local_files_only=False, **options):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("not cached") if local_files_only else error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(HubUnreachable, match=f"set EMBEDDING_MODEL .*{type(error).__name__}"):
+        find_model(Settings())
+
+
+@pytest.mark.parametrize("damaged", ["{", '[{"x": 1}]', "[1]", "1", ""])
+def test_a_damaged_list_of_modules_does_not_start(tmp_path, damaged):
+    write_model(tmp_path)
+    (tmp_path / "modules.json").write_text(damaged)
+    with pytest.raises(ConfigError, match=r"modules\.json is .*: fetch the model again"):
+        load_encoder(Settings(model=str(tmp_path)))
+
+
 @pytest.mark.parametrize("model", ["a/b/c", "no spaces allowed", "-"])
 def test_what_is_no_hub_id_is_an_error(model):
     with pytest.raises(ConfigError, match="neither a directory nor a Hub id"):

@@ -1,26 +1,14 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
 
-from embedding_api.encoder import TooManyTokens
-from embedding_api.encoder.tokenizing import CHUNK_CHARACTERS, PIECE_CHARACTERS, Tokenizer, _pieces
+from embedding_api.encoder import TooManyTokens, tokenizing
+from embedding_api.encoder.tokenizing import CHUNK_CHARACTERS, WINDOW_CHARACTERS, Tokenizer
 from tiny import tiny_backend
 
-
-@pytest.fixture(scope="module")
-def whole():
-    """What the tokenizers library makes of a text in one go."""
-    backend = tiny_backend()
-    backend.enable_truncation(64)
-    return lambda text: backend.encode(text).ids
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return Tokenizer(tiny_backend(), 64)
-
-
-LONG = 3 * PIECE_CHARACTERS
+LONG = 9 * WINDOW_CHARACTERS
+NEAR = WINDOW_CHARACTERS - 3
 
 
 @pytest.mark.parametrize(
@@ -34,50 +22,88 @@ LONG = 3 * PIECE_CHARACTERS
         "a" * LONG,
         "a" * LONG + " b",
         "a" * LONG + ".b",
+        "a" * LONG + "\u00a0hello\u00a0world",
+        ("a" * 101 + "\u00a0") * 600,
         "ab " * LONG,
         " " * LONG + "abc",
+        " " * NEAR + "abcdef" + " " * LONG + "ghi",
+        " " * NEAR + "[MASK]" + " " * LONG + "[SEP] ghi",
+        "a" * NEAR + "[MASK]" + "a" * LONG,
+        "x" * NEAR + " " * 99 + "[MA" + " " * LONG + "SK]",
         "\u200b" * LONG + "abc",
         "a" + "\u0301" * LONG + "b\ufffd\u0301" * LONG + " c",
+        "x" + "\u1734" * LONG + "hello world",
+        " " * NEAR + "x" + "\U0001fae8" * LONG,
         "中" * LONG,
         "a中" * LONG,
-        " " * (PIECE_CHARACTERS - 2) + "abcdef " + " " * LONG + "ghi",
-        " " * (2 * PIECE_CHARACTERS - 3) + "abcdef" + " " * LONG + "[SEP] ghi",
         "\n" * LONG + "a[CLS]b",
     ],
-    ids=lambda text: f"{text[:3]!r}…{text[-3:]!r} {len(text)}",
+    ids=lambda text: f"{text[:3]!a}-{text[-3:]!a}-{len(text)}",
 )
-def test_tokens_are_those_of_the_whole_text(tokenizer, whole, text):
-    assert tokenizer([text]).ids == [whole(text)]
+@pytest.mark.parametrize("which", ["tiny", "real"])
+def test_tokens_are_those_of_the_whole_text(request, which, text):
+    backend, tokenizer = request.getfixturevalue(which)
+    assert tokenizer([text]).ids == [backend.encode(text).ids]
 
 
-@settings(max_examples=100, deadline=None)
-@given(
-    st.lists(st.sampled_from(["a", "bcd", " ", "\n", ".", "中", "é", "\u0301", "[SEP]", "x" * 120]), max_size=30),
-    st.data(),
-)
-def test_any_long_text(tokenizer, whole, parts, data):
-    at = data.draw(st.integers(0, len(parts)))
-    text = "".join([*parts[:at], " " * (2 * PIECE_CHARACTERS), *parts[at:]])
-    assert tokenizer([text]).ids == [whole(text)]
+@pytest.fixture(scope="module")
+def tiny():
+    backend = tiny_backend()
+    backend.enable_truncation(64)
+    return backend, Tokenizer(tiny_backend(), 64)
 
 
-def test_pieces_are_small_and_miss_only_the_rest_of_endless_words():
-    text = "ab. " * LONG
-    assert "".join(_pieces(text)) == text
-    assert all(len(piece) <= 2 * PIECE_CHARACTERS for piece in _pieces(text))
-    endless = "a" * 10 * LONG
-    assert len("".join(_pieces(endless + " b"))) < 3 * PIECE_CHARACTERS
+@pytest.fixture(scope="module")
+def real(model):
+    """The real tokenizer, as its library and as this service use it."""
+    backend, ours = (Backend.from_file(str(model.directory / "tokenizer.json")) for _ in range(2))
+    backend.no_padding()
+    backend.enable_truncation(128)
+    return backend, Tokenizer(ours, 128)
 
 
-def test_many_texts_keep_their_order_and_truncation(tokenizer, whole):
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.text(max_size=8) | st.sampled_from(["[SEP]", "[MASK]", "x" * 120, " ", "\u0301" * 9]), max_size=60))
+def test_windows_of_any_text(monkeypatch, real, parts):
+    """With windows of few characters, so that they end everywhere."""
+    monkeypatch.setattr(tokenizing, "CHUNK_CHARACTERS", 1)
+    monkeypatch.setattr(tokenizing, "WINDOW_CHARACTERS", 7)
+    monkeypatch.setattr(tokenizing, "MARGIN_CHARACTERS", 6)
+    backend, tokenizer = real
+    text = "".join(parts)
+    assert tokenizer([text]).ids == [backend.encode(text).ids]
+
+
+def test_the_tokenizer_never_gets_more_than_a_window_of_a_long_text(monkeypatch):
+    backend = tiny_backend()
+    sizes = []
+
+    class Watched:
+        pre_tokenizer, model, normalizer = backend.pre_tokenizer, backend.model, backend.normalizer
+        no_truncation, no_padding = backend.no_truncation, backend.no_padding
+
+        def encode(self, text, **options):
+            sizes.append(len(text))
+            return backend.encode(text, **options)
+
+    tokenizer = Tokenizer(Watched(), 64)
+    for text in ("a", " ", "\u200b", "a ", "\u0301a"):
+        tokenizer([text * LONG])
+    assert max(sizes) < WINDOW_CHARACTERS + 300
+    assert len(sizes) > 9
+
+
+def test_many_texts_keep_their_order_and_truncation(tiny):
+    backend, tokenizer = tiny
     texts = ["abc", "b" * 63, "c" * (CHUNK_CHARACTERS + 1), "d", "." * LONG, "e" * 62]
     tokens = tokenizer(texts)
-    assert tokens.ids == [whole(text) for text in texts]
+    assert tokens.ids == [backend.encode(text).ids for text in texts]
     assert tokens.truncated == [1, 4]
     assert tokens.count == 5 + 64 + 3 + 3 + 64 + 64
 
 
-def test_the_limit_stops_before_all_is_tokenized(tokenizer):
+def test_the_limit_stops_before_all_is_tokenized(tiny):
+    _, tokenizer = tiny
     assert tokenizer(["abc", "abc"], max_tokens=10).count == 10
     with pytest.raises(TooManyTokens):
         tokenizer(["abc", "abcd"], max_tokens=10)
