@@ -33,7 +33,7 @@ def main():
 
 def measure(server, settings):
     # Without preloading a worker that has not answered may not have loaded the model yet.
-    on_all_workers(server, settings, ["warm up " * 500] * 30)
+    on_all_workers(server, settings, [f"warm up {number} " + "word " * 500 for number in range(30)])
     show("idle", memory(server))
     for name, texts in largest_requests(settings).items():
         with highest_total(server) as samples:
@@ -46,8 +46,8 @@ def largest_requests(settings):
     many, few = settings.max_texts, settings.max_tokens // 512
     each = settings.max_tokens // many
     return {
-        f"{few} texts of 512 tokens": ["word " * 510] * few,
-        f"{many} texts of {each} tokens": ["word " * (each - 2)] * many,
+        f"{few} texts of 512 tokens": [f"{number} " + "word " * 509 for number in range(few)],
+        f"{many} texts of {each} tokens": [f"{number} " + "word " * (each - 3) for number in range(many)],
         "one text of the largest body": "." * (settings.max_body_bytes - 20),
     }
 

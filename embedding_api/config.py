@@ -27,6 +27,7 @@ class Settings:
     revision: str | None = None
     model_name: str | None = None
     query_prompt: str | None = None
+    engine: str = "auto"
     max_texts: int = 2048
     max_body_bytes: int = 8 * 1024 * 1024
     max_tokens: int = 131072
@@ -46,6 +47,7 @@ class Settings:
             revision=env.str("EMBEDDING_REVISION", "") or None,
             model_name=env.str("EMBEDDING_MODEL_NAME", "") or None,
             query_prompt=env.str("EMBEDDING_QUERY_PROMPT", None),
+            engine=_one_of(env, "EMBEDDING_ENGINE", "auto", "reference"),
             max_texts=_whole_number(env, "EMBEDDING_MAX_TEXTS", cls.max_texts),
             max_body_bytes=_whole_number(env, "EMBEDDING_MAX_BODY_BYTES", cls.max_body_bytes),
             max_tokens=_whole_number(env, "EMBEDDING_MAX_TOKENS", cls.max_tokens),
@@ -67,6 +69,14 @@ def _whole_number(env, name, default, maximum=None):
     except EnvError:
         allowed = "of at least 1" if maximum is None else f"from 1 to {maximum}"
         raise ConfigError(f"{name}={os.environ[name]!r} makes no sense: set it to a whole number {allowed}.") from None
+
+
+def _one_of(env, name, *choices):
+    """One of the choices, of which the first is the default."""
+    value = env.str(name, "") or choices[0]
+    if value not in choices:
+        raise ConfigError(f"{name}={value!r} makes no sense: set it to {' or '.join(choices)}.")
+    return value
 
 
 def _bind(env):

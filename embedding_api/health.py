@@ -17,4 +17,9 @@ def index():
 @blueprint.get("/health")
 def health():
     encoder = current_app.extensions["encoder"]
-    return {"status": "ok", "model": encoder.model_name, "dimension": encoder.dimension}
+    return {
+        "status": "ok",
+        "model": encoder.model_name,
+        "dimension": encoder.dimension,
+        "engine": encoder.engine,
+    }

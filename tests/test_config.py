@@ -57,6 +57,14 @@ def test_a_number_that_makes_no_sense_names_the_setting_and_what_is_allowed(monk
         Settings.from_env()
 
 
+def test_the_engine_is_one_of_two(monkeypatch):
+    monkeypatch.setenv("EMBEDDING_ENGINE", "reference")
+    assert Settings.from_env().engine == "reference"
+    monkeypatch.setenv("EMBEDDING_ENGINE", "fast")
+    with pytest.raises(ConfigError, match=r"^EMBEDDING_ENGINE='fast' makes no sense: set it to auto or reference"):
+        Settings.from_env()
+
+
 def test_port_has_an_upper_end(monkeypatch):
     monkeypatch.setenv("PORT", "65536")
     with pytest.raises(ConfigError, match="from 1 to 65535"):

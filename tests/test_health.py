@@ -1,5 +1,5 @@
 def test_health_names_the_model(client):
-    assert client.get("/health").json == {"status": "ok", "model": "tiny", "dimension": 8}
+    assert client.get("/health").json == {"status": "ok", "model": "tiny", "dimension": 8, "engine": "tiny"}
 
 
 def test_index_says_what_this_is(client):

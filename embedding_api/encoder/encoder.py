@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-# Tokens in one forward pass, padding included: the fastest size measured for float32 on one core (activations of
-# more no longer fit its cache), and short enough that a worker reports to Gunicorn every second or so.
+# Tokens in one forward pass: the fastest size measured for float32 on one core (activations of more no longer fit its
+# cache), and short enough that a worker reports to Gunicorn every second or so.
 MICRO_BATCH_TOKENS = 1024
 
 
@@ -14,6 +14,7 @@ class Encoder:
     Attributes:
         model_name: the name that responses carry.
         dimension: the length of a vector.
+        engine: the name of what computes the forward pass, "packed" or "reference".
         max_length: the most tokens a text keeps, special tokens and query prompt included.
         query_prompt: what is put before a query; may be empty.
     """
@@ -22,6 +23,7 @@ class Encoder:
         self.model_name = model_name
         self.query_prompt = query_prompt
         self._tokenizer = tokenizer
+        self.engine = engine.name
         self._engine = engine
         self.max_length = tokenizer.max_length
         self.dimension = engine.forward(tokenizer(["dimension"]).ids).shape[1]
@@ -48,17 +50,21 @@ class Encoder:
         return self._tokenizer(texts, max_tokens)
 
     def encode(self, ids, *, normalize=True):
-        """Token ids to a float32 array of shape (len(ids), dimension), in their order.
+        """Token ids to a float32 array of shape (len(ids), dimension), in their order; equal texts are computed once.
 
         With `normalize` each vector has L2 norm 1, as sentence-transformers does it (torch's F.normalize).
         """
-        vectors = np.empty((len(ids), self.dimension), dtype=np.float32)
-        for batch in _micro_batches([len(text) for text in ids]):
-            vectors[batch] = self._engine.forward([ids[index] for index in batch])
+        places = {}
+        for text in map(tuple, ids):
+            places.setdefault(text, len(places))
+        texts = list(places)
+        vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
+        for batch in _micro_batches([len(text) for text in texts]):
+            vectors[batch] = self._engine.forward([texts[index] for index in batch])
             self._heartbeat()
         if normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return vectors
+        return vectors if len(texts) == len(ids) else vectors[[places[tuple(text)] for text in ids]]
 
 
 def _micro_batches(lengths):

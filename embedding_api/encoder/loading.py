@@ -1,5 +1,6 @@
 """Load the model and make an encoder of it."""
 
+import logging
 import os
 
 from embedding_api.config import ConfigError
@@ -26,23 +27,22 @@ def load_encoder(settings):
     import torch
 
     from embedding_api.encoder.encoder import Encoder
-    from embedding_api.encoder.reference import ReferenceEngine
     from embedding_api.encoder.tokenizing import Tokenizer
 
     torch.set_num_threads(1)
     model = _load(directory)
     tokenizer = Tokenizer(model.tokenizer.backend_tokenizer, model.max_seq_length)
     prompt = query_prompt(settings, directory, model.prompts)
-    encoder = Encoder(model_name(settings), tokenizer, ReferenceEngine(model), prompt)
+    encoder = Encoder(model_name(settings), tokenizer, _engine(settings, model), prompt)
     encoder.encode(encoder.tokenize(["warm up"]).ids)
     return encoder
 
 
 def _load(directory):
     from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.disable_progress_bar()
+    disable_progress_bar()
     weights = {"dtype": "float32", "use_safetensors": True}
     try:
         return SentenceTransformer(str(directory), device="cpu", local_files_only=True, model_kwargs=weights)
@@ -52,3 +52,14 @@ def _load(directory):
             f"{directory} cannot be loaded: set EMBEDDING_MODEL to a sentence-transformers model with safetensors"
             f" weights ({type(error).__name__}: {reason})."
         ) from error
+
+
+def _engine(settings, model):
+    from embedding_api.encoder.packed import PackedEngine, obstacle
+    from embedding_api.encoder.reference import ReferenceEngine
+
+    reason = "EMBEDDING_ENGINE=reference" if settings.engine == "reference" else obstacle(model)
+    if reason is None:
+        return PackedEngine(model)
+    logging.getLogger(__name__).warning("The model runs in sentence-transformers' own forward pass: %s", reason)
+    return ReferenceEngine(model)

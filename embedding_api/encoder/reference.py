@@ -10,6 +10,8 @@ class ReferenceEngine:
     BGE's own pipeline ends in a Normalize module, which `encode(normalize_embeddings=False)` still runs.
     """
 
+    name = "reference"
+
     def __init__(self, model):
         modules = list(model)
         self._modules = modules[:-1] if isinstance(modules[-1], Normalize) else modules

@@ -42,8 +42,24 @@ def test_micro_batches_hold_every_text_once_and_stay_in_their_budget():
 def test_it_reports_after_each_micro_batch():
     encoder, beats = tiny_encoder(), []
     encoder.run_in_worker(threads=1, heartbeat=lambda: beats.append("beat"))
-    encoder.encode([[2] * MICRO_BATCH_TOKENS] * 3)
+    encoder.encode([[n] * MICRO_BATCH_TOKENS for n in range(3)])
     assert beats == ["beat"] * 3
+
+
+def test_equal_texts_are_computed_once():
+    computed = []
+
+    class Counting(TinyEngine):
+        def forward(self, batch):
+            computed.extend(batch)
+            return super().forward(batch)
+
+    encoder = tiny_encoder(Counting())
+    computed.clear()
+    texts = [[2, 4, 3], [2, 5, 3], [2, 4, 3], [2, 6, 3], [2, 5, 3]]
+    vectors = encoder.encode(texts)
+    assert sorted(computed) == [(2, 4, 3), (2, 5, 3), (2, 6, 3)]
+    assert vectors.tolist() == [encoder.encode([text])[0].tolist() for text in texts]
 
 
 def test_a_vector_of_zeros_stays_one():
