@@ -33,7 +33,7 @@ def main():
 
 def measure(server, settings):
     # Without preloading a worker that has not answered may not have loaded the model yet.
-    on_all_workers(server, settings, [f"warm up {number} " + "word " * 500 for number in range(30)])
+    on_all_workers(server, settings, different_texts(30, 512))
     show("idle", memory(server))
     for name, texts in largest_requests(settings).items():
         with highest_total(server) as samples:
@@ -46,10 +46,15 @@ def largest_requests(settings):
     many, few = settings.max_texts, settings.max_tokens // 512
     each = settings.max_tokens // many
     return {
-        f"{few} texts of 512 tokens": [f"{number} " + "word " * 509 for number in range(few)],
-        f"{many} texts of {each} tokens": [f"{number} " + "word " * (each - 3) for number in range(many)],
+        f"{few} texts of 512 tokens": different_texts(few, 512),
+        f"{many} texts of {each} tokens": different_texts(many, each),
         "one text of the largest body": "." * (settings.max_body_bytes - 20),
     }
+
+
+def different_texts(count, tokens):
+    """Equal ones would be computed once. A number below 100 is one token to BERT, and [CLS] and [SEP] are two."""
+    return [f"{number // 100} {number % 100} " + "word " * (tokens - 4) for number in range(count)]
 
 
 def on_all_workers(server, settings, texts):
