@@ -1,5 +1,7 @@
 """One JSON shape for every error: OpenAI's, so that its clients understand it, plus `details`."""
 
+import traceback
+
 from flask import current_app, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
@@ -31,6 +33,11 @@ def error_body(status, code, message, param=None, details=None):
     return {"error": {"message": message, "type": kind, "param": param, "code": code, "details": details}}
 
 
+def trace(error):
+    """Where an exception came from, for the log: all but its message, which may quote a text."""
+    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
+
+
 def init_app(app):
     app.register_error_handler(ApiError, _render)
     app.register_error_handler(HTTPException, _render_http_exception)
@@ -60,6 +67,6 @@ def _render_http_exception(error):
 
 
 def _render_unexpected(error):
-    current_app.logger.error("Unexpected error in request %s", g.request_id, exc_info=error)
+    current_app.logger.error("Unexpected error in request %s: %s", g.request_id, trace(error))
     message = f"The service failed on this request. The log has the reason, under request id {g.request_id}."
     return _render(ApiError(500, "internal_error", message, details={"request_id": g.request_id}))

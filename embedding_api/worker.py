@@ -9,7 +9,7 @@ from gunicorn.http import errors as http
 from gunicorn.workers.sync import SyncWorker
 
 from embedding_api import request_id
-from embedding_api.errors import error_body
+from embedding_api.errors import error_body, trace
 
 # What a refused client may still send. Closing the connection in the middle of that would lose its answer.
 DISCARD_BYTES = 64 * 1024 * 1024
@@ -40,7 +40,7 @@ class Worker(SyncWorker):
         else:
             status, reason, code = 500, "Internal Server Error", "internal_error"
             message = f"The service failed on this request. The log has the reason, under request id {name}."
-            self.log.error("Unexpected error in request %s", name, exc_info=exc)
+            self.log.error("Unexpected error in request %s: %s", name, trace(exc))
         body = orjson.dumps(error_body(status, code, message))
         head = (
             f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
@@ -50,6 +50,7 @@ class Worker(SyncWorker):
             util.write_nonblock(client, head.encode() + body)
         except OSError:
             self.log.debug("The client of request %s has gone", name)
+        _close(client)
 
 
 def _close(client):

@@ -52,10 +52,14 @@ class Model:
 
 
 MODEL = pytest.StashKey[Model]()
+SERVER = ("BIND", "PORT", "WEB_CONCURRENCY")
 
 
 def pytest_configure(config):
     config.stash[MODEL] = _find_model()
+    # Tests set what they need; what the machine's owner has set is not theirs to see.
+    for name in [name for name in os.environ if name.startswith("EMBEDDING_") or name in SERVER]:
+        del os.environ[name]
 
 
 def _find_model():
@@ -69,13 +73,6 @@ def _find_model():
     except LocalEntryNotFoundError:
         pass
     return Model(Path(importlib.util.find_spec(DEMO_PACKAGE).origin).parent / "model", DEMO_NAME)
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch):
-    """Tests set what they need; what the machine's owner has set is not theirs to see."""
-    for name in ("EMBEDDING_MODEL", "EMBEDDING_MODEL_NAME", "BIND", "PORT", "WEB_CONCURRENCY"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ def test_thousands_of_values_are_refused_before_they_are_made(client, monkeypatc
     response = client.post("/embed", data=body, content_type="application/json")
     monkeypatch.undo()
     assert error_of(response) == (422, "invalid_fields")
-    assert "more than 1020 values" in response.json["error"]["message"]
+    assert "at most 10 texts" in response.json["error"]["message"]
 
 
 @pytest.mark.parametrize("text", [",[{" * 2000, "\\" * 4000, '\\"' * 2000, '"' * 4000, '\\"\\\\' * 800])
@@ -156,7 +156,7 @@ def test_a_string_without_an_end(client, end):
 
 
 def test_many_keys_and_a_double_one(client):
-    body = "{" + "".join(f'"{n}":1,' for n in range(900)) + '"899":1}'
+    body = "{" + "".join(f'"{n}":1,' for n in range(400)) + '"399":1}'
     assert error_of(post(client, body.encode())) == (400, "duplicate_key")
 
 

@@ -34,7 +34,8 @@ class Encoder:
 
         Args:
             threads: how many cores one forward pass may use.
-            heartbeat: called between micro-batches, so that a long request is not taken for a hang.
+            heartbeat: called every second or so while it tokenizes and encodes, so that a long request is not taken
+                for a hang.
         """
         torch.set_num_threads(threads)
         self._heartbeat = heartbeat
@@ -47,7 +48,7 @@ class Encoder:
         """
         if is_query and self.query_prompt:
             texts = [self.query_prompt + text for text in texts]
-        return self._tokenizer(texts, max_tokens)
+        return self._tokenizer(texts, max_tokens, self._heartbeat)
 
     def encode(self, ids, *, normalize=True):
         """Token ids to a float32 array of shape (len(ids), dimension), in their order; equal texts are computed once.

@@ -23,35 +23,51 @@ def load_encoder(settings):
     if missing:
         # sentence-transformers would make up some missing parts, and the vectors would be silently wrong.
         raise ConfigError(f"{directory} has no {missing}: set EMBEDDING_MODEL to a sentence-transformers model.")
+    try:
+        return _load(settings, directory)
+    except ConfigError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"{directory} cannot be loaded: set EMBEDDING_MODEL to a sentence-transformers model for text with"
+            f" safetensors weights ({type(error).__name__}: {reason})."
+        ) from error
+
+
+def _load(settings, directory):
     # Only now: these take seconds to import, and a model that is not there is told at once.
     import torch
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils.logging import disable_progress_bar
 
     from embedding_api.encoder.encoder import Encoder
     from embedding_api.encoder.tokenizing import Tokenizer
 
     torch.set_num_threads(1)
-    model = _load(directory)
-    tokenizer = Tokenizer(model.tokenizer.backend_tokenizer, model.max_seq_length)
+    disable_progress_bar()
+    weights = {"dtype": "float32", "use_safetensors": True}
+    model = SentenceTransformer(str(directory), device="cpu", local_files_only=True, model_kwargs=weights)
+    _check(model, directory)
+    # A configuration may promise more tokens than the model has positions.
+    lengths = model.max_seq_length, getattr(model[0].model.config, "max_position_embeddings", None)
+    tokenizer = Tokenizer(model.tokenizer.backend_tokenizer, min(length for length in lengths if length))
     prompt = query_prompt(settings, directory, model.prompts)
     encoder = Encoder(model_name(settings), tokenizer, _engine(settings, model), prompt)
     encoder.encode(encoder.tokenize(["warm up"]).ids)
     return encoder
 
 
-def _load(directory):
-    from sentence_transformers import SentenceTransformer
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    weights = {"dtype": "float32", "use_safetensors": True}
-    try:
-        return SentenceTransformer(str(directory), device="cpu", local_files_only=True, model_kwargs=weights)
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(
-            f"{directory} cannot be loaded: set EMBEDDING_MODEL to a sentence-transformers model with safetensors"
-            f" weights ({type(error).__name__}: {reason})."
-        ) from error
+def _check(model, directory):
+    """Refuse what would silently give other vectors than sentence-transformers."""
+    unsupported = {
+        "truncates texts at their start": model.tokenizer.truncation_side != "right",
+        "puts a prompt before every text": bool(model.prompts.get(model.default_prompt_name)),
+        "leaves the prompt out of the pooling": not all(getattr(module, "include_prompt", True) for module in model),
+    }
+    for reason, applies in unsupported.items():
+        if applies:
+            raise ConfigError(f"{directory} {reason}, which is not supported: set EMBEDDING_MODEL to another model.")
 
 
 def _engine(settings, model):

@@ -1,6 +1,7 @@
 """Find the model, on disk or on the Hugging Face Hub, and what it is called. Imports nothing that takes seconds."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def find_model(settings):
         ConfigError: there is no such directory, repository or revision.
     """
     if _is_directory(settings.model):
-        directory = Path(settings.model).expanduser()
+        directory = Path(os.path.expanduser(settings.model))
         if not directory.is_dir():
             raise ConfigError(f"EMBEDDING_MODEL={settings.model!r} is no directory: set it to one, or to a Hub id.")
         return directory
@@ -51,18 +52,26 @@ def missing_file(directory):
     """The first file of a sentence-transformers model that the directory lacks, or None.
 
     Raises:
-        ConfigError: modules.json, which names the others, is damaged.
+        ConfigError: it cannot be read, or modules.json, which names the files, is damaged.
     """
+    try:
+        return _first_missing(directory)
+    except OSError as error:
+        raise ConfigError(
+            f"{directory} cannot be read ({error.strerror}): set EMBEDDING_MODEL to a directory that can."
+        ) from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{directory}/modules.json is damaged ({error}): fetch the model again.") from None
+
+
+def _first_missing(directory):
     for name in ("modules.json", "config.json", "tokenizer.json"):
         if not (directory / name).is_file():
             return name
-    try:
-        modules = [(module["type"], module["path"]) for module in _read_json(directory, "modules.json")]
-    except (KeyError, TypeError):
-        raise ConfigError(f"{directory}/modules.json is no list of modules: fetch the model again.") from None
-    for kind, path in modules:
-        if not kind.endswith((".Transformer", ".Normalize")) and not (directory / path / "config.json").is_file():
-            return f"{path}/config.json"
+    for module in json.loads((directory / "modules.json").read_text()):
+        config = f"{module['path']}/config.json"
+        if not module["type"].endswith((".Transformer", ".Normalize")) and not (directory / config).is_file():
+            return config
     return None if any(directory.glob("*.safetensors")) else "model.safetensors"
 
 
@@ -70,7 +79,7 @@ def model_name(settings):
     """The name that responses carry: as set, or the Hub id, or the directory's name (BGE's with its owner)."""
     if settings.model_name or not _is_directory(settings.model):
         return settings.model_name or settings.model or DEFAULT_MODEL
-    name = Path(settings.model).expanduser().resolve().name
+    name = Path(os.path.expanduser(settings.model)).resolve().name
     return f"BAAI/{name}" if _BGE.fullmatch(name) else name
 
 
@@ -81,15 +90,8 @@ def query_prompt(settings, directory, prompts):
     if prompts.get("query"):
         return prompts["query"]
     # A BGE in a directory of any name still knows where it came from.
-    origin = _read_json(directory, "config.json").get("_name_or_path", "")
+    origin = json.loads((directory / "config.json").read_text()).get("_name_or_path", "")
     return BGE_QUERY_PROMPT if _BGE.search(f"{model_name(settings)} {origin}") else ""
-
-
-def _read_json(directory, name):
-    try:
-        return json.loads((directory / name).read_text())
-    except ValueError as error:
-        raise ConfigError(f"{directory / name} is damaged ({error}): fetch the model again.") from None
 
 
 def _is_directory(model):

@@ -21,6 +21,8 @@ def obstacle(model):
     if [type(module) for module in modules] != [Transformer, Pooling]:
         return "its modules are not Transformer, Pooling and Normalize"
     bert, pooling = modules[0].model, modules[1]
+    if modules[0].modality_config["text"] != {"method": "forward", "method_output_name": "last_hidden_state"}:
+        return "it does not pool the last layer"
     if type(bert) is not BertModel:
         return f"it is a {type(bert).__name__}, not a BertModel"
     if bert.config.is_decoder or getattr(bert.config, "position_embedding_type", "absolute") != "absolute":

@@ -46,6 +46,16 @@ def test_it_reports_after_each_micro_batch():
     assert beats == ["beat"] * 3
 
 
+def test_it_reports_while_it_tokenizes():
+    encoder, beats = tiny_encoder(), []
+    encoder.run_in_worker(threads=1, heartbeat=lambda: beats.append("beat"))
+    encoder.tokenize(["a" * 1000] * 1000)
+    assert len(beats) >= 15
+    beats.clear()
+    encoder.tokenize(["\u200b" * 1_000_000])
+    assert len(beats) >= 100
+
+
 def test_equal_texts_are_computed_once():
     computed = []
 

@@ -1,11 +1,11 @@
 import json
 import shutil
+from pathlib import Path
 
 import huggingface_hub
 import pytest
 
 from embedding_api.config import DEFAULT_REVISION, ConfigError, Settings
-from embedding_api.encoder import model_files
 from embedding_api.encoder.loading import load_encoder
 from embedding_api.encoder.model_files import (
     BGE_QUERY_PROMPT,
@@ -52,7 +52,7 @@ def test_a_directory_is_taken_as_it_is(tmp_path):
     assert find_model(Settings(model=str(tmp_path))) == tmp_path
 
 
-@pytest.mark.parametrize("model", ["/no/such/directory", "./none", "~/no-such-directory"])
+@pytest.mark.parametrize("model", ["/no/such/directory", "./none", "~/no-such-directory", "~nosuchuser/model"])
 def test_a_missing_directory_is_an_error(model):
     with pytest.raises(ConfigError, match=f"EMBEDDING_MODEL='{model}' is no directory"):
         find_model(Settings(model=model))
@@ -119,11 +119,11 @@ def test_a_download_that_breaks_off_is_told_in_one_sentence(monkeypatch, cached,
         find_model(Settings())
 
 
-@pytest.mark.parametrize("damaged", ["{", '[{"x": 1}]', "[1]", "1", ""])
+@pytest.mark.parametrize("damaged", ["{", '[{"x": 1}]', '[{"type": 1, "path": ""}]', "[1]", "1", ""])
 def test_a_damaged_list_of_modules_does_not_start(tmp_path, damaged):
     write_model(tmp_path)
     (tmp_path / "modules.json").write_text(damaged)
-    with pytest.raises(ConfigError, match=r"modules\.json is .*: fetch the model again"):
+    with pytest.raises(ConfigError, match=r"modules\.json is damaged .*: fetch the model again"):
         load_encoder(Settings(model=str(tmp_path)))
 
 
@@ -144,9 +144,47 @@ def test_an_incomplete_model_does_not_start(tmp_path, name):
         load_encoder(Settings(model=str(tmp_path)))
 
 
-def test_a_damaged_model_does_not_start(model, tmp_path):
-    copy = tmp_path / "model"
-    shutil.copytree(model.directory, copy)
+@pytest.fixture
+def copy(model, tmp_path):
+    """A copy of the real model's directory, to be changed."""
+    return Path(shutil.copytree(model.directory, tmp_path / "copy"))
+
+
+def change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_model_without_pooling_does_not_start(copy):
+    modules = json.loads((copy / "modules.json").read_text())
+    (copy / "modules.json").write_text(json.dumps(modules[:1]))
+    with pytest.raises(ConfigError, match="cannot be loaded: set EMBEDDING_MODEL"):
+        load_encoder(Settings(model=str(copy)))
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "reason"),
+    [
+        ("tokenizer_config.json", {"truncation_side": "left"}, "truncates texts at their start"),
+        ("1_Pooling/config.json", {"include_prompt": False}, "leaves the prompt out of the pooling"),
+        (
+            "config_sentence_transformers.json",
+            {"prompts": {"document": "d: "}, "default_prompt_name": "document"},
+            "puts a prompt before every text",
+        ),
+    ],
+)
+def test_a_model_that_would_silently_get_other_vectors_does_not_start(copy, file, values, reason):
+    change(copy / file, **values)
+    with pytest.raises(ConfigError, match=f"{reason}, which is not supported: set EMBEDDING_MODEL"):
+        load_encoder(Settings(model=str(copy)))
+
+
+def test_no_text_is_longer_than_the_model_has_positions(copy):
+    change(copy / "sentence_bert_config.json", max_seq_length=1024)
+    assert load_encoder(Settings(model=str(copy))).max_length == 512
+
+
+def test_a_damaged_model_does_not_start(copy):
     (copy / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(ConfigError, match=r"cannot be loaded: set EMBEDDING_MODEL .* \(SafetensorError"):
         load_encoder(Settings(model=str(copy)))
@@ -182,7 +220,3 @@ def test_model_name(settings, name):
 def test_query_prompt(tmp_path, settings, origin, prompts, prompt):
     write_model(tmp_path, origin)
     assert query_prompt(settings, tmp_path, prompts) == prompt
-
-
-def test_the_hub_is_probed_for_seconds_only():
-    assert model_files._HUB_TIMEOUT <= 5

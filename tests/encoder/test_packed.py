@@ -39,6 +39,7 @@ def assemble(backbone, pooling, width):
     transformer = Transformer.__new__(Transformer)
     torch.nn.Module.__init__(transformer)
     transformer.model = backbone
+    transformer.modality_config = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
     return Modules([transformer, Pooling(width, pooling_mode=pooling), Normalize()])
 
 
@@ -97,6 +98,12 @@ def test_a_vector_hardly_depends_on_its_company(encoder, documents):
 )
 def test_other_models_have_an_obstacle(small, change, reason):
     assert reason in obstacle(small(**change))
+
+
+def test_pooling_another_layer_is_an_obstacle(small):
+    model = small()
+    model[0].modality_config = {"text": {"method": "forward", "method_output_name": ["hidden_states", -2]}}
+    assert "last layer" in obstacle(model)
 
 
 def test_other_architectures_have_an_obstacle(small):
