@@ -60,14 +60,11 @@ def _check_free(bind):
     if bind.startswith("unix:") or port == "0":
         return
     try:
-        socket.create_server((host.strip("[]"), int(port)), family=_family(host)).close()
+        family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+        socket.create_server((host.strip("[]"), int(port)), family=family).close()
     except OSError as error:
         message = f"BIND={bind} cannot be listened on ({error.strerror}): stop what is there, or set BIND or PORT."
         raise click.ClickException(message) from None
-
-
-def _family(host):
-    return socket.AF_INET6 if host.startswith("[") else socket.AF_INET
 
 
 def _find_model(settings):

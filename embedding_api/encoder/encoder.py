@@ -56,8 +56,7 @@ class Encoder:
         With `normalize` each vector has L2 norm 1, as sentence-transformers does it (torch's F.normalize).
         """
         places = {}
-        for text in map(tuple, ids):
-            places.setdefault(text, len(places))
+        rows = [places.setdefault(tuple(text), len(places)) for text in ids]
         texts = list(places)
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         for batch in _micro_batches([len(text) for text in texts]):
@@ -65,7 +64,7 @@ class Encoder:
             self._heartbeat()
         if normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return vectors if len(texts) == len(ids) else vectors[[places[tuple(text)] for text in ids]]
+        return vectors if len(texts) == len(ids) else vectors[rows]
 
 
 def _micro_batches(lengths):

@@ -38,8 +38,8 @@ class PackedEngine:
     """A sentence-transformers BERT without its final L2 normalisation.
 
     Args:
-        model: one to which `obstacle` has no objection. It is not needed afterwards: its large matrices are copied
-            into the layout used here, and free once nobody else holds it.
+        model: one to which `obstacle` has no objection. It is not needed afterwards: query, key and value weights are
+            copied into one matrix, the others are kept as they are.
     """
 
     name = "packed"
