@@ -5,11 +5,15 @@ import os
 import sys
 
 from embedding_api.config import ConfigError, Settings, usable_cores
+from embedding_api.encoder.cores import Cores
 
 try:
     settings = Settings.from_env()
 except ConfigError as error:
     sys.exit(f"Error: {error}")
+
+# Made before the fork, for all workers.
+cores = Cores(usable_cores())
 
 bind = settings.bind
 
@@ -52,5 +56,9 @@ def when_ready(server):
 
 
 def post_worker_init(worker):
-    encoder = worker.wsgi.extensions["encoder"]
-    encoder.run_in_worker(threads=max(1, usable_cores() // worker.cfg.workers), heartbeat=worker.notify)
+    worker.wsgi.extensions["encoder"].run_in_worker(cores, worker.age, worker.notify)
+
+
+def child_exit(server, worker):
+    # One that was killed while it computed could not say that it no longer does.
+    cores.give_back(worker.age)

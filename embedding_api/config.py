@@ -28,6 +28,7 @@ class Settings:
     model_name: str | None = None
     query_prompt: str | None = None
     engine: str = "auto"
+    dtype: str = "float32"
     max_texts: int = 2048
     max_body_bytes: int = 8 * 1024 * 1024
     max_tokens: int = 131072
@@ -48,6 +49,7 @@ class Settings:
             model_name=env.str("EMBEDDING_MODEL_NAME", "") or None,
             query_prompt=env.str("EMBEDDING_QUERY_PROMPT", None),
             engine=_one_of(env, "EMBEDDING_ENGINE", "auto", "reference"),
+            dtype=_one_of(env, "EMBEDDING_DTYPE", "float32", "bfloat16"),
             max_texts=_whole_number(env, "EMBEDDING_MAX_TEXTS", cls.max_texts),
             max_body_bytes=_whole_number(env, "EMBEDDING_MAX_BODY_BYTES", cls.max_body_bytes),
             max_tokens=_whole_number(env, "EMBEDDING_MAX_TOKENS", cls.max_tokens),

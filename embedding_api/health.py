@@ -22,4 +22,5 @@ def health():
         "model": encoder.model_name,
         "dimension": encoder.dimension,
         "engine": encoder.engine,
+        "dtype": encoder.dtype,
     }

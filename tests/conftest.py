@@ -1,16 +1,12 @@
-"""Fixtures. The model comes from EMBEDDING_MODEL, else from the Hub's cache, else from the demo package.
-
-CRANFIELD may name a directory with the Cranfield collection (cran.all.1400, cran.qry); made-up texts of the same
-lengths stand in for it elsewhere.
-"""
+"""Fixtures. The model comes from EMBEDDING_MODEL, else from the Hub's cache, else from the demo package."""
 
 import importlib.util
 import os
-import random
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cranfield import load
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -136,17 +132,5 @@ def document_vectors(sentence_transformer, documents):
 
 @pytest.fixture(scope="session")
 def cranfield():
-    """The collection's 1,398 abstracts that are not empty and its 225 queries."""
-    if "CRANFIELD" in os.environ:
-        directory = Path(os.environ["CRANFIELD"])
-        return _sections(directory / "cran.all.1400"), _sections(directory / "cran.qry")
-    words = (Path(__file__).parent.parent / "README.md").read_text().split()
-    chance = random.Random(1)
-    lengths = [chance.randint(3, 400) for _ in range(1398)]
-    texts = [" ".join(chance.choices(words, k=length)) for length in lengths]
-    return texts, [" ".join(text.split()[:12]) for text in texts[:225]]
-
-
-def _sections(path):
-    texts = [entry.partition("\n.W\n")[2] for entry in path.read_text().split("\n.I ")]
-    return [" ".join(text.split()) for text in texts if text.strip()]
+    """Some 1,400 abstracts and 225 queries."""
+    return load()

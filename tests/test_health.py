@@ -1,5 +1,6 @@
 def test_health_names_the_model(client):
-    assert client.get("/health").json == {"status": "ok", "model": "tiny", "dimension": 8, "engine": "tiny"}
+    health = {"status": "ok", "model": "tiny", "dimension": 8, "engine": "tiny", "dtype": "float32"}
+    assert client.get("/health").json == health
 
 
 def test_index_says_what_this_is(client):

@@ -1,10 +1,14 @@
 """The encoder: prompts, tokenizing, micro-batches, normalisation."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 
-# Tokens in one forward pass: the fastest size measured for float32 on one core (activations of more no longer fit its
-# cache), and short enough that a worker reports to Gunicorn every second or so.
+from embedding_api.encoder.cores import Cores
+
+# Tokens in one forward pass, padding included: the fastest size measured for float32 on one core (activations of more
+# no longer fit its cache), and short enough that a worker reports to Gunicorn every second or so.
 MICRO_BATCH_TOKENS = 1024
 
 
@@ -15,30 +19,51 @@ class Encoder:
         model_name: the name that responses carry.
         dimension: the length of a vector.
         engine: the name of what computes the forward pass, "packed" or "reference".
+        dtype: what it computes in, "float32" or "bfloat16".
         max_length: the most tokens a text keeps, special tokens and query prompt included.
         query_prompt: what is put before a query; may be empty.
     """
 
-    def __init__(self, model_name, tokenizer, engine, query_prompt=""):
+    def __init__(self, model_name, tokenizer, engine, query_prompt="", dtype="float32"):
         self.model_name = model_name
         self.query_prompt = query_prompt
         self._tokenizer = tokenizer
         self.engine = engine.name
+        self.dtype = dtype
         self._engine = engine
         self.max_length = tokenizer.max_length
         self.dimension = engine.forward(tokenizer(["dimension"]).ids).shape[1]
+        self._cores, self._worker = Cores(1), 0
         self._heartbeat = _do_nothing
 
-    def run_in_worker(self, threads, heartbeat):
+    def warm(self, threads):
+        """Have compiled, before the fork, what a forward pass on so many threads needs compiled.
+
+        It leaves the process with one thread, so that it can fork: OpenMP's threads do not survive that, but end with
+        the thread that started them.
+        """
+
+        def run():
+            torch.set_num_threads(threads)
+            self._engine.warm()
+
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(run).result()
+        torch.set_num_threads(1)
+
+    def run_in_worker(self, cores, worker, heartbeat):
         """Settle in a worker process after the fork.
 
         Args:
-            threads: how many cores one forward pass may use.
+            cores: the `Cores` that all workers share.
+            worker: this worker's number.
             heartbeat: called every second or so while it tokenizes and encodes, so that a long request is not taken
                 for a hang.
         """
-        torch.set_num_threads(threads)
+        self._cores, self._worker = cores, worker
         self._heartbeat = heartbeat
+        # No request shall pay for the first touch of every weight's page, nor for starting threads.
+        self.encode(self.tokenize(["warm up"]).ids)
 
     def tokenize(self, texts, *, is_query=False, max_tokens=None):
         """Texts to a `TokenizedTexts`, each with the query prompt before it if they are queries.
@@ -59,22 +84,35 @@ class Encoder:
         rows = [places.setdefault(tuple(text), len(places)) for text in ids]
         texts = list(places)
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
-        for batch in _micro_batches([len(text) for text in texts]):
-            vectors[batch] = self._engine.forward([texts[index] for index in batch])
-            self._heartbeat()
+        try:
+            for batch in _micro_batches([len(text) for text in texts], self._engine.pads):
+                torch.set_num_threads(self._cores.take(self._worker))
+                vectors[batch] = self._engine.forward([texts[index] for index in batch])
+                self._heartbeat()
+        finally:
+            self._cores.give_back(self._worker)
         if normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors if len(texts) == len(ids) else vectors[rows]
 
 
-def _micro_batches(lengths):
-    """Indexes of texts of like length, longest first, in batches of at most MICRO_BATCH_TOKENS with their padding."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-    start = 0
-    while start < len(order):
-        size = max(1, MICRO_BATCH_TOKENS // lengths[order[start]])
-        yield order[start : start + size]
-        start += size
+def _micro_batches(lengths, pads):
+    """Indexes of texts, longest first, in batches of at most MICRO_BATCH_TOKENS (or one text).
+
+    Args:
+        lengths: of the texts, in tokens.
+        pads: whether each text costs as much as the longest of its batch.
+    """
+    batch, cost = [], 0
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        own = lengths[batch[0]] if batch and pads else lengths[index]
+        if batch and cost + own > MICRO_BATCH_TOKENS:
+            yield batch
+            batch, cost, own = [], 0, lengths[index]
+        batch.append(index)
+        cost += own
+    if batch:
+        yield batch
 
 
 def _do_nothing():

@@ -3,8 +3,10 @@
 import logging
 import os
 
-from embedding_api.config import ConfigError
+from embedding_api.config import ConfigError, usable_cores
 from embedding_api.encoder.model_files import find_model, missing_file, model_name, query_prompt
+
+_log = logging.getLogger(__name__)
 
 # Before tokenizers is used: its own threads would not survive the fork, and workers keep to their core.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -41,20 +43,24 @@ def _load(settings, directory):
     from sentence_transformers import SentenceTransformer
     from transformers.utils.logging import disable_progress_bar
 
+    from embedding_api.encoder import linear
     from embedding_api.encoder.encoder import Encoder
     from embedding_api.encoder.tokenizing import Tokenizer
 
     torch.set_num_threads(1)
     disable_progress_bar()
-    weights = {"dtype": "float32", "use_safetensors": True}
+    weights = {"dtype": settings.dtype, "use_safetensors": True}
     model = SentenceTransformer(str(directory), device="cpu", local_files_only=True, model_kwargs=weights)
     _check(model, directory)
     # A configuration may promise more tokens than the model has positions.
     lengths = model.max_seq_length, getattr(model[0].model.config, "max_position_embeddings", None)
     tokenizer = Tokenizer(model.tokenizer.backend_tokenizer, min(length for length in lengths if length))
     prompt = query_prompt(settings, directory, model.prompts)
-    encoder = Encoder(model_name(settings), tokenizer, _engine(settings, model), prompt)
-    encoder.encode(encoder.tokenize(["warm up"]).ids)
+    if settings.dtype == "bfloat16" and linear.bfloat16_is_slower():
+        _log.warning("EMBEDDING_DTYPE=bfloat16 is slower than float32 on this CPU, and less exact")
+    encoder = Encoder(model_name(settings), tokenizer, _engine(settings, model), prompt, settings.dtype)
+    for threads in {1, usable_cores()}:
+        encoder.warm(threads)
     return encoder
 
 
@@ -77,5 +83,5 @@ def _engine(settings, model):
     reason = "EMBEDDING_ENGINE=reference" if settings.engine == "reference" else obstacle(model)
     if reason is None:
         return PackedEngine(model)
-    logging.getLogger(__name__).warning("The model runs in sentence-transformers' own forward pass: %s", reason)
+    _log.warning("The model runs in sentence-transformers' own forward pass: %s", reason)
     return ReferenceEngine(model)

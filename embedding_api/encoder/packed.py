@@ -1,8 +1,9 @@
 """BERT's forward pass on packed sequences: no padding, all texts of a batch one after the other in one matrix.
 
 It computes what transformers' BertModel (https://arxiv.org/abs/1810.04805) and sentence-transformers' Pooling compute,
-to rounding. It is faster for three reasons: nothing is spent on padding; query, key and value come from one product;
-and where only the [CLS] row is pooled, only those rows go on after the keys and values of the last layer.
+to rounding. It is faster for four reasons: nothing is spent on padding; weights are prepacked; query, key and value
+come from one product; and where only the [CLS] row is pooled, only those rows go on after the keys and values of the
+last layer.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import torch.nn.functional as F
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import BertModel
+
+from embedding_api.encoder.linear import Linear, padded_count
 
 
 def obstacle(model):
@@ -38,11 +41,12 @@ class PackedEngine:
     """A sentence-transformers BERT without its final L2 normalisation.
 
     Args:
-        model: one to which `obstacle` has no objection. It is not needed afterwards: query, key and value weights are
-            copied into one matrix, the others are kept as they are.
+        model: one to which `obstacle` has no objection; what is computed is in its dtype. It is not needed afterwards:
+            most weights are copied, and the others kept.
     """
 
     name = "packed"
+    pads = False
 
     def __init__(self, model):
         bert, pooling = model[0].model, model[1]
@@ -51,8 +55,10 @@ class PackedEngine:
         # One text has one segment: its type's embedding is a constant.
         self._positions = (embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]).detach()
         self._norm = _Norm(embeddings.LayerNorm)
-        self._layers = [_Layer(layer, bert.config.num_attention_heads) for layer in bert.encoder.layer]
         self._mean = pooling.pooling_mode == "mean"
+        *layers, last = bert.encoder.layer
+        heads = bert.config.num_attention_heads
+        self._layers = [*(_Layer(layer, heads) for layer in layers), _Layer(last, heads, first_rows=not self._mean)]
 
     @torch.inference_mode()
     def forward(self, batch):
@@ -61,15 +67,22 @@ class PackedEngine:
         Texts of equal length should stand together: their attention is one operation.
         """
         pack = _Pack([len(ids) for ids in batch])
-        ids = torch.tensor(list(chain.from_iterable(batch)))
-        positions = torch.cat([self._positions[:length] for length in pack.lengths])
-        rows = self._norm(self._words[ids] + positions)
-        for layer in self._layers[:-1]:
+        filling = [0] * (pack.rows - pack.tokens)
+        ids = torch.tensor([*chain.from_iterable(batch), *filling])
+        positions = torch.tensor([*chain.from_iterable(map(range, pack.lengths)), *filling])
+        rows = self._norm(self._words[ids] + self._positions[positions])
+        for layer in self._layers:
             rows = layer(rows, pack)
-        rows = self._layers[-1](rows, pack, first_rows=not self._mean)
         if self._mean:
             rows = torch.cat([rows[run.tokens].view(run.count, run.length, -1).mean(1) for run in pack.runs])
-        return rows.numpy()
+        return rows[: len(batch)].float().numpy()
+
+    @torch.inference_mode()
+    def warm(self):
+        """Have all products compiled for the present number of threads. Those of one shape share what is compiled."""
+        products = [value for layer in self._layers for value in vars(layer).values() if isinstance(value, Linear)]
+        for product in {(product.shape, product.gelu): product for product in products}.values():
+            product.warm()
 
 
 @dataclass(frozen=True)
@@ -83,10 +96,12 @@ class _Run:
 
 
 class _Pack:
-    """Where each text is in the matrix of all tokens."""
+    """Where each text is in the matrix of all tokens, which may have more rows than there are tokens."""
 
     def __init__(self, lengths):
         self.lengths = lengths
+        self.tokens = sum(lengths)
+        self.rows = padded_count(self.tokens)
         self.starts = [0, *accumulate(lengths[:-1])]
         self.runs = []
         text = 0
@@ -105,38 +120,51 @@ class _Norm:
 
 
 class _Layer:
-    def __init__(self, layer, heads):
+    """A transformer layer; the last one may be asked for each text's first row only."""
+
+    def __init__(self, layer, heads, first_rows=False):
         attention = layer.attention.self
-        projections = attention.query, attention.key, attention.value
+        query, *key_value = attention.query, attention.key, attention.value
         self._heads = heads
-        self._qkv = [torch.cat([getattr(p, name).detach() for p in projections]) for name in ("weight", "bias")]
-        self._output = _weights(layer.attention.output.dense)
+        self._first_rows = first_rows
+        if first_rows:
+            self._query, self._key_value = _joined(query), _joined(*key_value)
+        else:
+            self._qkv = _joined(query, *key_value)
+        self._output = _joined(layer.attention.output.dense)
         self._output_norm = _Norm(layer.attention.output.LayerNorm)
-        self._up = _weights(layer.intermediate.dense)
-        self._down = _weights(layer.output.dense)
+        self._up = _joined(layer.intermediate.dense, gelu=True)
+        self._down = _joined(layer.output.dense)
         self._norm = _Norm(layer.output.LayerNorm)
 
-    def __call__(self, rows, pack, first_rows=False):
+    def __call__(self, rows, pack):
         """From the rows of all tokens to those of all tokens, or of each text's first token only."""
         width = rows.shape[1]
-        weight, bias = self._qkv
-        if first_rows:
-            key_value = F.linear(rows, weight[width:], bias[width:])
-            rows = rows[pack.starts]
-            query = F.linear(rows, weight[:width], bias[:width])
+        if self._first_rows:
+            key_value = self._key_value(rows)
+            filling = [0] * (padded_count(len(pack.starts)) - len(pack.starts))
+            rows = rows[[*pack.starts, *filling]]
+            query = self._query(rows)
         else:
-            qkv = F.linear(rows, weight, bias)
+            qkv = self._qkv(rows)
             query, key_value = qkv[:, :width], qkv[:, width:]
-        context = torch.empty_like(rows)
+        context = self._attention(query, key_value, pack)
+        rows = self._output_norm(self._output(context).add_(rows))
+        return self._norm(self._down(self._up(rows)).add_(rows))
+
+    def _attention(self, query, key_value, pack):
+        width = query.shape[1]
+        context = query.new_zeros(query.shape)
         for run in pack.runs:
-            mine = run.texts if first_rows else run.tokens
+            mine = run.texts if self._first_rows else run.tokens
             shape = run.count, -1, self._heads, width // self._heads
             key, value = key_value[run.tokens].view(run.count, run.length, 2, *shape[2:]).permute(2, 0, 3, 1, 4)
             mixed = F.scaled_dot_product_attention(query[mine].view(shape).transpose(1, 2), key, value)
             context[mine].view(shape).copy_(mixed.transpose(1, 2))
-        rows = self._output_norm(rows + F.linear(context, *self._output))
-        return self._norm(rows + F.linear(F.gelu(F.linear(rows, *self._up)), *self._down))
+        return context
 
 
-def _weights(linear):
-    return linear.weight.detach(), linear.bias.detach()
+def _joined(*linears, gelu=False):
+    """One product for several that take the same rows."""
+    weight, bias = (torch.cat([getattr(linear, name) for linear in linears]) for name in ("weight", "bias"))
+    return Linear(weight, bias, gelu)

@@ -11,10 +11,14 @@ class ReferenceEngine:
     """
 
     name = "reference"
+    pads = True
 
     def __init__(self, model):
         modules = list(model)
         self._modules = modules[:-1] if isinstance(modules[-1], Normalize) else modules
+
+    def warm(self):
+        """Nothing to do: it compiles nothing."""
 
     @torch.inference_mode()
     def forward(self, batch):

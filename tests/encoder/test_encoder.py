@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+import torch
 
+from embedding_api.encoder.cores import Cores
 from embedding_api.encoder.encoder import MICRO_BATCH_TOKENS, _micro_batches
 from tiny import TinyEngine, tiny_encoder
 
@@ -31,24 +33,63 @@ def test_bge_gets_its_own_query_prompt(encoder):
     assert encoder.query_prompt == "Represent this sentence for searching relevant passages: "
 
 
-def test_micro_batches_hold_every_text_once_and_stay_in_their_budget():
-    lengths = [3, 600, 512, 40, 40, 2000, 1, 500, 7, 300]
-    batches = list(_micro_batches(lengths))
+@pytest.mark.parametrize("pads", [True, False])
+def test_micro_batches_hold_every_text_once_and_stay_in_their_budget(pads):
+    lengths = [3, 600, 512, 40, 40, 2000, 1, 500, 7, 300, 300, 300]
+    batches = list(_micro_batches(lengths, pads))
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= MICRO_BATCH_TOKENS
+        of_batch = [lengths[index] for index in batch]
+        assert of_batch == sorted(of_batch, reverse=True)
+        cost = max(of_batch) * len(of_batch) if pads else sum(of_batch)
+        assert len(batch) == 1 or cost <= MICRO_BATCH_TOKENS
+    assert len(batches) == (5 if pads else 4)
+
+
+def test_a_forward_pass_uses_the_threads_it_may(encoder):
+    threads, cores = [], Cores(2)
+
+    class Watching(TinyEngine):
+        def forward(self, batch):
+            threads.append(torch.get_num_threads())
+            return super().forward(batch)
+
+    encoder = tiny_encoder(Watching())
+    encoder.run_in_worker(cores, 1, lambda: None)
+    cores.take(2)
+    encoder.encode([[2, 4, 3]])
+    cores.give_back(2)
+    encoder.encode([[2, 4, 3]])
+    assert threads[-2:] == [1, 2]
+    assert cores.take(3) == 2
+
+
+def test_cores_are_given_back_after_an_error():
+    class Failing(TinyEngine):
+        def forward(self, batch):
+            if len(batch[0]) == 5:
+                raise MemoryError
+            return super().forward(batch)
+
+    encoder, cores = tiny_encoder(Failing()), Cores(2)
+    encoder.run_in_worker(cores, 1, lambda: None)
+    with pytest.raises(MemoryError):
+        encoder.encode([[2, 4, 5, 6, 3]])
+    assert cores.take(2) == 2
 
 
 def test_it_reports_after_each_micro_batch():
     encoder, beats = tiny_encoder(), []
-    encoder.run_in_worker(threads=1, heartbeat=lambda: beats.append("beat"))
+    encoder.run_in_worker(Cores(1), 1, lambda: beats.append("beat"))
+    beats.clear()
     encoder.encode([[n] * MICRO_BATCH_TOKENS for n in range(3)])
     assert beats == ["beat"] * 3
 
 
 def test_it_reports_while_it_tokenizes():
     encoder, beats = tiny_encoder(), []
-    encoder.run_in_worker(threads=1, heartbeat=lambda: beats.append("beat"))
+    encoder.run_in_worker(Cores(1), 1, lambda: beats.append("beat"))
+    beats.clear()
     encoder.tokenize(["a" * 1000] * 1000)
     assert len(beats) >= 15
     beats.clear()

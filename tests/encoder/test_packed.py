@@ -1,3 +1,7 @@
+import os
+import random
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,11 +15,21 @@ from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertMode
 
 from embedding_api.__main__ import DEMO_PACKAGE
 from embedding_api.config import Settings
+from embedding_api.encoder import linear
+from embedding_api.encoder.cores import Cores
+from embedding_api.encoder.linear import prepacks
 from embedding_api.encoder.loading import load_encoder
 from embedding_api.encoder.packed import PackedEngine, obstacle
 from embedding_api.encoder.reference import ReferenceEngine
+from server import ROOT
 
 LENGTHS = [40, 40, 40, 17, 17, 9, 3, 2, 2, 1]
+
+
+@pytest.fixture
+def one_core_after(encoder):
+    yield
+    encoder.run_in_worker(Cores(1), 1, lambda: None)
 
 
 class Modules(list):
@@ -80,11 +94,61 @@ def test_mean_pooling_in_a_real_model(queries):
     assert np.abs(encoder.encode(encoder.tokenize(queries).ids) - theirs).max() <= 2e-6
 
 
-def test_a_vector_hardly_depends_on_its_company(encoder, documents):
-    ids = encoder.tokenize(documents[:16]).ids
+def test_a_vector_does_not_depend_on_its_company(encoder, documents, queries, one_core_after):
+    """Not in a single bit where products are prepacked; in torch's own products the number of rows changes the sums."""
+    ids = encoder.tokenize([*documents[:30], *queries[:10]]).ids
+    chance = random.Random(1)
     together = encoder.encode(ids)
-    alone = np.concatenate([encoder.encode([text]) for text in ids])
-    assert np.abs(together - alone).max() <= 2e-6
+    for threads in (1, 2):
+        encoder.run_in_worker(Cores(threads), 1, lambda: None)
+        alone = np.concatenate([encoder.encode([text]) for text in ids])
+        order = chance.sample(range(len(ids)), len(ids))
+        shuffled = np.empty_like(together)
+        for part in (order[:3], order[3:7], order[7:]):
+            shuffled[part] = encoder.encode([ids[index] for index in part])
+        for vectors in (encoder.encode(ids), alone, shuffled):
+            assert np.abs(vectors - together).max() <= (0 if prepacks() else 2e-6)
+
+
+def test_products_that_are_not_prepacked(monkeypatch, model, documents, document_vectors):
+    monkeypatch.setattr(linear, "prepacks", lambda: False)
+    encoder = load_encoder(Settings(model=str(model.directory)))
+    assert np.abs(encoder.encode(encoder.tokenize(documents[::8]).ids) - document_vectors[::8]).max() <= 2e-6
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+def test_bfloat16(engine, model, documents, document_vectors):
+    encoder = load_encoder(Settings(model=str(model.directory), engine=engine, dtype="bfloat16"))
+    assert encoder.dtype == "bfloat16"
+    vectors = encoder.encode(encoder.tokenize(documents[::8]).ids)
+    assert vectors.dtype == np.float32
+    assert (vectors * document_vectors[::8]).sum(1).min() >= 0.9995
+    assert np.abs(vectors - document_vectors[::8]).max() > 1e-4
+
+
+def test_no_request_compiles_anything(model):
+    """oneDNN tells of everything that it compiles, and of what it finds compiled."""
+    script = """if True:
+        import random
+        from embedding_api.config import Settings, usable_cores
+        from embedding_api.encoder.cores import Cores
+        from embedding_api.encoder.loading import load_encoder
+        encoder = load_encoder(Settings.from_env())
+        print("loaded", flush=True)
+        chance = random.Random(1)
+        texts = [[1000] * chance.randint(3, 200) for _ in range(60)]
+        for cores in (1, usable_cores()):
+            encoder.run_in_worker(Cores(cores), 1, lambda: None)
+            encoder.encode(texts)
+            for text in texts[:20]:
+                encoder.encode([text])
+        """
+    environment = os.environ | model.environment | {"ONEDNN_VERBOSE": "2"}
+    command = [sys.executable, "-c", script]
+    output = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    before, after = output.split("loaded\n")
+    assert ("create:cache_miss" in before) == ("create:cache_hit" in after) == prepacks()
+    assert "create:cache_miss" not in after
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,217 @@
+"""The encoder beside sentence-transformers and onnxruntime: `python -m benchmarks.engine`, half an hour on two cores.
+
+Needs `.venv/bin/pip install -r benchmarks/requirements.txt`. Every engine has a process of its own, and one at a time
+runs: in each round each has its turn with each case. Figures are medians over the rounds, ratios the medians of the
+rounds' ratios. Tables and figure go to docs/.
+"""
+
+import multiprocessing
+import platform
+import re
+import tempfile
+import time
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+import click
+import numpy as np
+
+from benchmarks import engines
+from embedding_api.config import usable_cores
+from tests.cranfield import load
+
+DOCS = Path(__file__).parent.parent / "docs"
+SECONDS = 0.4  # that a measurement takes, at least
+PAUSE = 0.05  # between two, for onnxruntime's threads to stop spinning
+LIMITS = {"limit, float32": "float32", "limit, bfloat16": "bfloat16"}
+FIRST_USE = "40 lengths, first use"
+SPAWN = multiprocessing.get_context("spawn")
+
+
+@click.command()
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--abstracts", default=200, show_default=True, help="How many of Cranfield's 1,398, evenly spread.")
+@click.option("--threads", multiple=True, type=int, help="[default: 1, and the number of usable cores]")
+def main(rounds, abstracts, threads):
+    cases = make_cases(abstracts)
+    with tempfile.TemporaryDirectory() as directory:
+        onnx = str(Path(directory) / "model.onnx")
+        export = SPAWN.Process(target=engines.export_onnx, args=(onnx,))
+        export.start()
+        export.join()
+        counts = threads or sorted({1, usable_cores()})
+        results = {count: measure(cases, rounds, count, onnx) for count in counts}
+    heading = f"{cpu()}, {date.today()}, medians of {rounds} rounds, " + ", ".join(
+        f"{name} {version(name)}" for name in ("torch", "sentence-transformers", "onnxruntime")
+    )
+    text = "\n\n".join([heading + ".", *(table(cases, count, result) for count, result in results.items())])
+    print(text)
+    page = DOCS / "performance.md"
+    page.write_text(re.sub(r"(<!-- engine -->\n).*?(?=<!-- /engine -->)", lambda m: f"{m[1]}{text}\n", page.read_text(), flags=re.S))  # fmt: skip
+    draw(cases, results)
+
+
+def make_cases(abstracts):
+    documents, queries = load()
+    return {
+        "1 query of 11 tokens": texts(1, 11),
+        "8 texts of 11": texts(8, 11),
+        "8 queries": queries[:8],
+        "32 queries": queries[:32],
+        "32 texts of 32": texts(32, 32),
+        "32 texts of 128": texts(32, 128),
+        "8 texts of 512": texts(8, 512),
+        "Cranfield abstracts": documents[:: max(1, len(documents) // abstracts)][:abstracts],
+    }
+
+
+def texts(count, tokens):
+    """Texts that differ: of common words, one token each; [CLS] and [SEP] are two more."""
+    words = np.array(
+        ["the", "of", "a", "in", "on", "for", "with", "and", "to", "is", "at", "by", "from", "flow", "wing", "heat"]
+    )
+    return [" ".join(row) for row in np.random.default_rng(tokens).choice(words, (count, tokens - 2))]
+
+
+def measure(cases, rounds, threads, onnx):
+    """Seconds, by case and engine, one for each round. For the first use: a pair of lists, first and second uses."""
+    seconds = {(case, name): [] for case in [*cases, FIRST_USE] for name in [*engines.NAMES, *LIMITS]}
+    running = {name: Engine(name, threads, onnx) for name in [*engines.NAMES, *LIMITS]}
+    for case, batch in cases.items():
+        repeat = max(1, round(SECONDS / min(running[engines.REFERENCE].time(batch, 1) for _ in range(2))))
+        for engine in running.values():
+            engine.time(batch, 1)
+        for _ in range(rounds):
+            for name, engine in running.items():
+                seconds[case, name].append(engine.time(batch, 1 if name in LIMITS else repeat))
+        print(f"{threads} threads, {case}: done", flush=True)
+    for engine in running.values():
+        engine.stop()
+    for _ in range(rounds):
+        for name in engines.NAMES:
+            engine = Engine(name.replace("best batch", "batches of 32"), threads, onnx)
+            lengths = np.random.default_rng(1).permutation(range(4, 204, 5))
+            pairs = [[engine.time(texts(1, length), 1) for _ in range(2)] for length in lengths]
+            seconds[FIRST_USE, name].append(tuple(zip(*pairs, strict=True)))
+            engine.stop()
+    return seconds
+
+
+class Engine:
+    """An engine, or its products alone, in a process of its own."""
+
+    def __init__(self, *arguments):
+        self._pipe, other = SPAWN.Pipe()
+        self._process = SPAWN.Process(target=serve, args=(other, *arguments), daemon=True)
+        self._process.start()
+        other.close()
+        self._pipe.recv()
+
+    def time(self, batch, repeat):
+        """Seconds to encode the batch, the mean of as many times in a row."""
+        time.sleep(PAUSE)
+        self._pipe.send((batch, repeat))
+        return self._pipe.recv()
+
+    def stop(self):
+        self._pipe.send(None)
+        self._process.join()
+
+
+def serve(pipe, name, threads, onnx):
+    if name in LIMITS:
+        multiply = engines.products(threads, LIMITS[name])
+        run = lambda batch: multiply()  # noqa: E731
+    else:
+        run = engines.make(name, threads, onnx)
+    pipe.send("ready")
+    while task := pipe.recv():
+        batch, repeat = task
+        if name.endswith("best batch"):
+            run(batch)  # the first time it looks for the best batch
+        start = time.perf_counter()
+        for _ in range(repeat):
+            run(batch)
+        pipe.send((time.perf_counter() - start) / repeat)
+
+
+def ratio(seconds, case, name):
+    """How many times as fast as sentence-transformers."""
+    pairs = zip(seconds[case, engines.REFERENCE], seconds[case, name], strict=True)
+    return median(reference / own for reference, own in pairs)
+
+
+def table(cases, threads, seconds):
+    from tokenizers import Tokenizer
+
+    from embedding_api.config import Settings
+    from embedding_api.encoder.model_files import find_model
+
+    tokenizer = Tokenizer.from_file(str(find_model(Settings.from_env()) / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(512)
+    lines = [
+        f"**{threads} thread{'s' if threads > 1 else ''}**, tokens a second, and how many times as fast as"
+        f" {engines.REFERENCE}:",
+        "",
+        f"| | {' | '.join(engines.NAMES)} |",
+        "|---|" + "---|" * len(engines.NAMES),
+    ]
+    for case, batch in cases.items():
+        tokens = sum(len(encoding.ids) for encoding in tokenizer.encode_batch(batch))
+        cells = [
+            f"{tokens / median(seconds[case, name]):,.0f} ({ratio(seconds, case, name):.2f}x)" for name in engines.NAMES
+        ]
+        lines.append(f"| {case} | {' | '.join(cells)} |")
+    cells = []
+    for name in engines.NAMES:
+        rounds = seconds[FIRST_USE, name]
+        first = median(sum(first) for first, _ in rounds)
+        extra = median(median(a / b for a, b in zip(*pair, strict=True)) for pair in rounds)
+        cells.append(f"{first / 40 * 1000:.1f} ms, {extra:.2f} of its second")
+    lines += [f"| {FIRST_USE}: a query | {' | '.join(cells)} |", ""]
+    for name, dtype in LIMITS.items():
+        limit = [1024 / round for round in seconds["32 texts of 128", name]]
+        own = seconds["32 texts of 128", f"ours, {dtype}"]
+        share = median(4096 / taken / most for taken, most in zip(own, limit, strict=True))
+        lines.append(
+            f"The products alone, of 1,024 tokens in {dtype}: {median(limit):,.0f} tokens a second"
+            f" ({median(limit) * 12 * 2 * 384 * (1152 + 384 + 1536 + 1536) / 1e9:.0f} GFLOP/s)."
+            f" With 32 texts of 128 the encoder reaches {share:.0%} of that."
+        )
+    return "\n".join(lines)
+
+
+def draw(cases, results):
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "engine"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(len(results), 1, figsize=(9, 3.2 * len(results)), squeeze=False, sharex=True)
+    width = 0.8 / len(engines.NAMES)
+    for axis, (threads, seconds) in zip(axes[:, 0], results.items(), strict=True):
+        for place, name in enumerate(engines.NAMES):
+            heights = [ratio(seconds, case, name) for case in cases]
+            axis.bar([x + (place - 2) * width for x in range(len(cases))], heights, width, label=name)
+        axis.axhline(1, color="black", linewidth=0.5)
+        axis.set_title(f"{threads} thread{'s' if threads > 1 else ''}", fontsize=10)
+        axis.set_ylabel(f"times {engines.REFERENCE}", fontsize=8)
+    axes[0, 0].legend(fontsize=7, ncols=3)
+    axes[-1, 0].set_xticks(range(len(cases)), [case.replace(" of ", "\nof ") for case in cases], fontsize=7)
+    figure.tight_layout()
+    figure.savefig(DOCS / "engine.svg", metadata={"Date": None})
+
+
+def cpu():
+    names = (
+        re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else []
+    )
+    return f"{usable_cores()} cores of {names[0] if names else platform.processor()}"
+
+
+if __name__ == "__main__":
+    main()
