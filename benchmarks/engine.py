@@ -32,7 +32,7 @@ SPAWN = multiprocessing.get_context("spawn")
 
 @click.command()
 @click.option("--rounds", default=5, show_default=True)
-@click.option("--abstracts", default=200, show_default=True, help="How many of Cranfield's 1,398, evenly spread.")
+@click.option("--abstracts", default=140, show_default=True, help="How many of Cranfield's 1,398, evenly spread.")
 @click.option("--threads", multiple=True, type=int, help="[default: 1, and the number of usable cores]")
 def main(rounds, abstracts, threads):
     cases = make_cases(abstracts)
@@ -49,7 +49,8 @@ def main(rounds, abstracts, threads):
     text = "\n\n".join([heading + ".", *(table(cases, count, result) for count, result in results.items())])
     print(text)
     page = DOCS / "performance.md"
-    page.write_text(re.sub(r"(<!-- engine -->\n).*?(?=<!-- /engine -->)", lambda m: f"{m[1]}{text}\n", page.read_text(), flags=re.S))  # fmt: skip
+    before, after = re.split(r"(?<=<!-- engine -->\n).*(?=<!-- /engine -->)", page.read_text(), flags=re.DOTALL)
+    page.write_text(f"{before}{text}\n{after}")
     draw(cases, results)
 
 
@@ -70,7 +71,7 @@ def make_cases(abstracts):
 def texts(count, tokens):
     """Texts that differ: of common words, one token each; [CLS] and [SEP] are two more."""
     words = np.array(
-        ["the", "of", "a", "in", "on", "for", "with", "and", "to", "is", "at", "by", "from", "flow", "wing", "heat"]
+        ["the", "of", "a", "in", "on", "for", "with", "and", "to", "is", "at", "by", "from", "flow", "heat"]
     )
     return [" ".join(row) for row in np.random.default_rng(tokens).choice(words, (count, tokens - 2))]
 
@@ -129,8 +130,6 @@ def serve(pipe, name, threads, onnx):
     pipe.send("ready")
     while task := pipe.recv():
         batch, repeat = task
-        if name.endswith("best batch"):
-            run(batch)  # the first time it looks for the best batch
         start = time.perf_counter()
         for _ in range(repeat):
             run(batch)
@@ -207,9 +206,8 @@ def draw(cases, results):
 
 
 def cpu():
-    names = (
-        re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else []
-    )
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
     return f"{usable_cores()} cores of {names[0] if names else platform.processor()}"
 
 

@@ -1,4 +1,4 @@
-"""The Cranfield collection, from the directory that CRANFIELD names, or made-up texts of the same lengths without it."""
+"""The Cranfield collection, from the directory that CRANFIELD names; without it made-up texts of the same lengths."""
 
 import os
 import random

@@ -5,7 +5,6 @@ import time
 import torch
 import torch.nn.functional as F
 
-_SMALLEST = 8
 _LARGEST = 1024
 
 
@@ -50,16 +49,13 @@ class Linear:
 
 
 def padded_count(count):
-    """How many rows a product of so many gets: oneDNN compiles each number of rows, so there may be but few.
+    """How many rows a product of so many gets, up to an eighth more (or 3): oneDNN compiles each number of rows.
 
     Never one row: that product would sum in another order, and a text alone get other bits than in company.
     """
     if not prepacks():
         return count
-    if count <= _SMALLEST:
-        return _SMALLEST
-    # Finer for few rows, where they decide how long a query takes. At most 64, which is little beside a micro-batch.
-    step = min(64, max(_SMALLEST, 1 << (count - 1).bit_length() - 3))
+    step = 1 << max(2, (count - 1).bit_length() - 4)
     return -(-count // step) * step
 
 

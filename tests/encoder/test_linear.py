@@ -35,12 +35,10 @@ def test_there_are_few_numbers_of_rows(both):
     padded = [padded_count(count) for count in counts]
     assert all(rows >= count for rows, count in zip(padded, counts, strict=True))
     if both:
-        assert min(padded) == 8
+        assert min(padded) == 4
         assert max(padded) == 1024
-        assert len(set(padded)) < 32
-        assert all(
-            rows - count < 64 and rows <= max(8, 1.25 * count) + 7 for rows, count in zip(padded, counts, strict=True)
-        )
+        assert len(set(padded)) < 50
+        assert all(rows <= max(count * 9 / 8, count + 3) for rows, count in zip(padded, counts, strict=True))
     else:
         assert padded == list(counts)
 
