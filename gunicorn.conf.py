@@ -4,20 +4,17 @@ import gc
 import os
 import sys
 
-from embedding_api.config import ConfigError, Settings, usable_cores
-from embedding_api.encoder.cores import Cores
+from embedding_api.config import ConfigError, Settings
+from embedding_api.encoder.cores import MACHINE
 
 try:
     settings = Settings.from_env()
 except ConfigError as error:
     sys.exit(f"Error: {error}")
 
-# Made before the fork, for all workers.
-cores = Cores(usable_cores())
-
 bind = settings.bind
 
-# Each worker encodes one request at a time on its own core; more workers than cores would only share them.
+# Each worker encodes one request at a time, when all are busy on one core each: more workers would share the cores.
 workers = settings.workers
 worker_class = "embedding_api.worker.Worker"
 
@@ -56,9 +53,9 @@ def when_ready(server):
 
 
 def post_worker_init(worker):
-    worker.wsgi.extensions["encoder"].run_in_worker(cores, worker.age, worker.notify)
+    worker.wsgi.extensions["encoder"].run_in_worker(MACHINE, worker.age, worker.notify)
 
 
 def child_exit(server, worker):
     # One that was killed while it computed could not say that it no longer does.
-    cores.give_back(worker.age)
+    MACHINE.give_back(worker.age)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cranfield import load
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+from cranfield import load
 from embedding_api import create_app
 from embedding_api.__main__ import DEMO_NAME, DEMO_PACKAGE
 from embedding_api.config import DEFAULT_MODEL, DEFAULT_REVISION, Settings

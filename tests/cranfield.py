@@ -1,4 +1,4 @@
-"""The Cranfield collection, from the directory that CRANFIELD names; without it made-up texts of the same lengths."""
+"""The Cranfield collection, from the directory that CRANFIELD names; made-up texts without it."""
 
 import os
 import random

@@ -45,7 +45,7 @@ class Encoder:
 
         def run():
             torch.set_num_threads(threads)
-            self._engine.warm()
+            self._engine.warm(MICRO_BATCH_TOKENS)
 
         with ThreadPoolExecutor(1) as thread:
             thread.submit(run).result()

@@ -5,7 +5,10 @@ import time
 import torch
 import torch.nn.functional as F
 
-_LARGEST = 1024
+# What the layout of a prepacked weight is best for; every other number of rows uses the same layout.
+_TYPICAL_ROWS = 1024
+# Up to so many rows their number is a multiple of the step, and above of 64. Finer where a query has so many.
+_STEPS = ((32, 4), (128, 8), (256, 32))
 
 
 def prepacks():
@@ -31,7 +34,7 @@ class Linear:
         self.gelu = gelu
         self._prepacked = prepacks()
         weight = weight.detach().contiguous()
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _LARGEST) if self._prepacked else weight
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS) if self._prepacked else weight
         self._bias = bias.detach()
 
     def __call__(self, rows):
@@ -42,36 +45,35 @@ class Linear:
         product = F.linear(rows, self._weight, self._bias)
         return F.gelu(product) if self.gelu else product
 
-    def warm(self):
-        """Have it compiled for every number of rows that `padded_count` gives, and the present number of threads."""
-        for count in _padded_counts() if self._prepacked else ():
-            self(torch.zeros(count, self.shape[1], dtype=self._bias.dtype))
+    def warm(self, most_rows):
+        """Have it compiled for each padded number of rows up to `most_rows`, and the present number of threads."""
+        if self._prepacked:
+            for count in sorted({padded_count(count) for count in range(1, most_rows + 1)}):
+                self(torch.zeros(count, self.shape[1], dtype=self._bias.dtype))
 
 
 def padded_count(count):
-    """How many rows a product of so many gets, up to an eighth more (or 3): oneDNN compiles each number of rows.
+    """How many rows a product of so many gets.
 
-    Never one row: that product would sum in another order, and a text alone get other bits than in company.
+    oneDNN compiles a product for each number of rows it meets, which takes a millisecond and half a megabyte each time:
+    so there are few numbers. One row is none of them: that product sums in another order, and a text alone would get
+    other bits than in company.
     """
     if not prepacks():
         return count
-    step = 1 << max(2, (count - 1).bit_length() - 4)
+    step = next((step for most, step in _STEPS if count <= most), 64)
     return -(-count // step) * step
-
-
-def _padded_counts():
-    return sorted({padded_count(count) for count in range(1, _LARGEST + 1)})
 
 
 def bfloat16_is_slower():
     """Whether a product of BERT's shape takes longer in bfloat16 than in float32 on this CPU.
 
-    It is measured, in some 50 ms: instructions for bfloat16 are no proof. Intel's without AMX are slower than float32.
+    It is measured, in a few ms: instructions for bfloat16 are no proof. Intel's without AMX are slower than float32.
     """
     best = {}
     for dtype in (torch.float32, torch.bfloat16):
         linear = Linear(torch.zeros(1536, 384, dtype=dtype), torch.zeros(1536, dtype=dtype))
-        rows = torch.zeros(256, 384, dtype=dtype)
+        rows = torch.zeros(64, 384, dtype=dtype)
         best[dtype] = min(_seconds(linear, rows) for _ in range(6))
     return best[torch.bfloat16] > best[torch.float32]
 

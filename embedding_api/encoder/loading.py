@@ -8,7 +8,7 @@ from embedding_api.encoder.model_files import find_model, missing_file, model_na
 
 _log = logging.getLogger(__name__)
 
-# Before tokenizers is used: its own threads would not survive the fork, and workers keep to their core.
+# Before tokenizers is used: its own threads would not survive the fork.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 

@@ -41,8 +41,7 @@ class PackedEngine:
     """A sentence-transformers BERT without its final L2 normalisation.
 
     Args:
-        model: one to which `obstacle` has no objection; what is computed is in its dtype. It is not needed afterwards:
-            most weights are copied, and the others kept.
+        model: one to which `obstacle` has no objection; what is computed is in its dtype. It is not needed afterwards.
     """
 
     name = "packed"
@@ -51,7 +50,8 @@ class PackedEngine:
     def __init__(self, model):
         bert, pooling = model[0].model, model[1]
         embeddings = bert.embeddings
-        self._words = embeddings.word_embeddings.weight.detach()
+        # Copies, like all weights here: a single one kept would keep the whole file mapped in memory.
+        self._words = embeddings.word_embeddings.weight.detach().clone()
         # One text has one segment: its type's embedding is a constant.
         self._positions = (embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]).detach()
         self._norm = _Norm(embeddings.LayerNorm)
@@ -77,12 +77,11 @@ class PackedEngine:
             rows = torch.cat([rows[run.tokens].view(run.count, run.length, -1).mean(1) for run in pack.runs])
         return rows[: len(batch)].float().numpy()
 
-    @torch.inference_mode()
-    def warm(self):
-        """Have all products compiled for the present number of threads. Those of one shape share what is compiled."""
+    def warm(self, most_tokens):
+        """Have all products of up to so many tokens compiled; those of one shape share what is compiled."""
         products = [value for layer in self._layers for value in vars(layer).values() if isinstance(value, Linear)]
         for product in {(product.shape, product.gelu): product for product in products}.values():
-            product.warm()
+            product.warm(most_tokens)
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ class _Pack:
 
 class _Norm:
     def __init__(self, norm):
-        self._weights = norm.normalized_shape, norm.weight.detach(), norm.bias.detach(), norm.eps
+        self._weights = norm.normalized_shape, norm.weight.detach().clone(), norm.bias.detach().clone(), norm.eps
 
     def __call__(self, rows):
         return F.layer_norm(rows, *self._weights)
@@ -124,13 +123,9 @@ class _Layer:
 
     def __init__(self, layer, heads, first_rows=False):
         attention = layer.attention.self
-        query, *key_value = attention.query, attention.key, attention.value
         self._heads = heads
         self._first_rows = first_rows
-        if first_rows:
-            self._query, self._key_value = _joined(query), _joined(*key_value)
-        else:
-            self._qkv = _joined(query, *key_value)
+        self._qkv = _joined(attention.query, attention.key, attention.value)
         self._output = _joined(layer.attention.output.dense)
         self._output_norm = _Norm(layer.attention.output.LayerNorm)
         self._up = _joined(layer.intermediate.dense, gelu=True)
@@ -139,15 +134,12 @@ class _Layer:
 
     def __call__(self, rows, pack):
         """From the rows of all tokens to those of all tokens, or of each text's first token only."""
-        width = rows.shape[1]
+        qkv = self._qkv(rows)
+        query, key_value = qkv[:, : rows.shape[1]], qkv[:, rows.shape[1] :]
         if self._first_rows:
-            key_value = self._key_value(rows)
             filling = [0] * (padded_count(len(pack.starts)) - len(pack.starts))
-            rows = rows[[*pack.starts, *filling]]
-            query = self._query(rows)
-        else:
-            qkv = self._qkv(rows)
-            query, key_value = qkv[:, :width], qkv[:, width:]
+            first = [*pack.starts, *filling]
+            rows, query = rows[first], query[first]
         context = self._attention(query, key_value, pack)
         rows = self._output_norm(self._output(context).add_(rows))
         return self._norm(self._down(self._up(rows)).add_(rows))

@@ -17,7 +17,7 @@ class ReferenceEngine:
         modules = list(model)
         self._modules = modules[:-1] if isinstance(modules[-1], Normalize) else modules
 
-    def warm(self):
+    def warm(self, most_tokens):
         """Nothing to do: it compiles nothing."""
 
     @torch.inference_mode()

@@ -37,8 +37,8 @@ def test_there_are_few_numbers_of_rows(both):
     if both:
         assert min(padded) == 4
         assert max(padded) == 1024
-        assert len(set(padded)) < 50
-        assert all(rows <= max(count * 9 / 8, count + 3) for rows, count in zip(padded, counts, strict=True))
+        assert len(set(padded)) == 36
+        assert all(rows <= max(1.25 * count, count + 3) for rows, count in zip(padded, counts, strict=True))
     else:
         assert padded == list(counts)
 
@@ -58,5 +58,10 @@ def test_bfloat16_that_is_slower_is_told(slower, model, caplog, monkeypatch):
     assert [record.levelno for record in told] == [logging.WARNING] * slower
 
 
-def test_the_speed_of_bfloat16_is_measured():
-    assert linear.bfloat16_is_slower() in (True, False)
+@pytest.mark.parametrize(("dtype", "slower"), [(torch.float32, False), (torch.bfloat16, True)])
+def test_the_speed_of_bfloat16_is_measured(dtype, slower, monkeypatch):
+    """The best of several runs counts, not one that something disturbed."""
+    disturbed = iter([9, 2, 9, 9, 9, 9] * 2)
+    times = {dtype: lambda: next(disturbed), ({torch.float32, torch.bfloat16} - {dtype}).pop(): lambda: 1}
+    monkeypatch.setattr(linear, "_seconds", lambda product, rows: times[product(rows).dtype]())
+    assert linear.bfloat16_is_slower() is slower

