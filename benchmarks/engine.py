@@ -89,7 +89,8 @@ def measure(cases, rounds, threads, onnx):
         for _ in range(rounds):
             for name, engine in running.items():
                 seconds[case, name].append(engine.time(batch, 1 if name in LIMITS else repeat))
-        print(f"{threads} threads, {case}: done", flush=True)
+        ratios = ", ".join(f"{name} {ratio(seconds, case, name):.2f}x" for name in engines.NAMES[1:])
+        print(f"{threads} threads, {case}: {ratios}", flush=True)
     for engine in running.values():
         engine.stop()
     for _ in range(rounds):

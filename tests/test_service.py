@@ -1,6 +1,7 @@
 """The real Gunicorn with the real model, end to end."""
 
 import json
+import os
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from embedding_api.config import usable_cores
 from server import Server, parse
 
 HELLO = b'{"texts": "hello world"}'
@@ -188,6 +190,16 @@ def test_megabytes_of_small_values_cost_no_memory(service, value):
     replies, memory = peak_memory(service, post(body, f"Content-Length: {len(body)}"))
     assert [is_error(reply, 422, "invalid_fields") for reply in replies] == [True, True]
     assert memory < 1000
+
+
+def test_a_request_alone_uses_all_cores(service):
+    assert service.embed("hello").status == 200
+    assert max(len(os.listdir(f"/proc/{worker}/task")) for worker in service.workers()) == usable_cores()
+
+
+def test_the_file_of_the_weights_does_not_stay_in_memory(service):
+    """Beside the copies that the engine computes with."""
+    assert "safetensors" not in Path(f"/proc/{service.pid}/maps").read_text()
 
 
 @pytest.mark.usefixtures("same_workers")
