@@ -46,7 +46,8 @@ def test_micro_batches_hold_every_text_once_and_stay_in_their_budget(pads):
     assert len(batches) == (5 if pads else 4)
 
 
-def test_a_forward_pass_uses_the_threads_it_may():
+def test_a_forward_pass_uses_the_threads_it_may(monkeypatch):
+    monkeypatch.setattr("embedding_api.encoder.cores._QUIET", 0)
     threads, cores = [], Cores(2)
 
     class Watching(TinyEngine):
