@@ -18,9 +18,9 @@ class Cores:
     with OpenMP's threads, which spin for milliseconds after it. So a machine is under load until its workers have not
     overlapped for a second.
 
-    Measured on two cores, two workers, 32 texts of 100 tokens: one client 1.8 times as fast as with a thread for each
-    worker, a query 1.25 times; two clients without the second's wait reach 0.8 of what they do with one thread each.
-    OpenMP's threads that sleep instead (GOMP_SPINCOUNT=1000) cost a lone query a third.
+    Measured on two cores with two workers, beside a thread for each worker: one client with 32 texts of 100 tokens 1.8
+    times as fast, with a query 1.2 times; two clients as fast, but 0.8 times without the second's wait. OpenMP's threads
+    that sleep instead of spin (GOMP_SPINCOUNT=1000) make a lone query slower than one thread does.
 
     Args:
         count: the number of cores to share.
