@@ -200,7 +200,7 @@ def test_a_request_alone_uses_all_cores(service):
 
 def test_the_file_of_the_weights_does_not_stay_in_memory(service):
     """Beside the copies that the engine computes with."""
-    assert "safetensors" not in Path(f"/proc/{service.pid}/maps").read_text()
+    assert "model.safetensors" not in Path(f"/proc/{service.pid}/maps").read_text()
 
 
 @pytest.mark.usefixtures("same_workers")

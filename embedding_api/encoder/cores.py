@@ -19,7 +19,7 @@ class Cores:
     overlapped for a second.
 
     Measured on two cores with two workers, beside a thread for each worker: one client with 32 texts of 100 tokens 1.8
-    times as fast, with a query 1.2 times; two clients as fast, but 0.8 times without the second's wait. OpenMP's threads
+    times as fast, with a query 1.2 times; two clients as fast, but 0.8 times without the second's wait. OpenMP threads
     that sleep instead of spin (GOMP_SPINCOUNT=1000) make a lone query slower than one thread does.
 
     Args:
