@@ -70,7 +70,7 @@ class PackedEngine:
         filling = [0] * (pack.rows - pack.tokens)
         ids = torch.tensor([*chain.from_iterable(batch), *filling])
         positions = torch.tensor([*chain.from_iterable(map(range, pack.lengths)), *filling])
-        rows = self._norm(self._words[ids] + self._positions[positions])
+        rows = self._norm(F.embedding(ids, self._words).add_(F.embedding(positions, self._positions)))
         for layer in self._layers:
             rows = layer(rows, pack)
         if self._mean:
@@ -86,10 +86,9 @@ class PackedEngine:
 
 @dataclass(frozen=True)
 class _Run:
-    """Texts of equal length that stand together: where their tokens are, and where they are among the texts."""
+    """Texts of equal length that stand together, and where their tokens are."""
 
     tokens: slice
-    texts: slice
     count: int
     length: int
 
@@ -101,13 +100,14 @@ class _Pack:
         self.lengths = lengths
         self.tokens = sum(lengths)
         self.rows = padded_count(self.tokens)
-        self.starts = [0, *accumulate(lengths[:-1])]
+        starts = [0, *accumulate(lengths[:-1])]
+        self.first = torch.tensor([*starts, *[0] * (padded_count(len(starts)) - len(starts))])
         self.runs = []
-        text = 0
+        start = 0
         for length, run in groupby(lengths):
-            count, start = len(list(run)), self.starts[text]
-            self.runs.append(_Run(slice(start, start + count * length), slice(text, text + count), count, length))
-            text += count
+            count = len(list(run))
+            self.runs.append(_Run(slice(start, start + count * length), count, length))
+            start += count * length
 
 
 class _Norm:
@@ -135,25 +135,24 @@ class _Layer:
     def __call__(self, rows, pack):
         """From the rows of all tokens to those of all tokens, or of each text's first token only."""
         qkv = self._qkv(rows)
-        query, key_value = qkv[:, : rows.shape[1]], qkv[:, rows.shape[1] :]
         if self._first_rows:
-            filling = [0] * (padded_count(len(pack.starts)) - len(pack.starts))
-            first = [*pack.starts, *filling]
-            rows, query = rows[first], query[first]
-        context = self._attention(query, key_value, pack)
+            rows = rows[pack.first]
+        context = self._attention(qkv, pack, len(rows))
         rows = self._output_norm(self._output(context).add_(rows))
         return self._norm(self._down(self._up(rows)).add_(rows))
 
-    def _attention(self, query, key_value, pack):
-        width = query.shape[1]
-        context = query.new_zeros(query.shape)
+    def _attention(self, qkv, pack, count):
+        # As few operations as can be: for a short query, calling them takes longer than what they compute.
+        contexts = []
         for run in pack.runs:
-            mine = run.texts if self._first_rows else run.tokens
-            shape = run.count, -1, self._heads, width // self._heads
-            key, value = key_value[run.tokens].view(run.count, run.length, 2, *shape[2:]).permute(2, 0, 3, 1, 4)
-            mixed = F.scaled_dot_product_attention(query[mine].view(shape).transpose(1, 2), key, value)
-            context[mine].view(shape).copy_(mixed.transpose(1, 2))
-        return context
+            shape = run.count, run.length, 3, self._heads, -1
+            query, key, value = qkv[run.tokens].view(shape).permute(2, 0, 3, 1, 4)
+            if self._first_rows:
+                query = query[:, :, :1]
+            mixed = F.scaled_dot_product_attention(query, key, value)
+            contexts.append(mixed.transpose(1, 2).reshape(-1, qkv.shape[1] // 3))
+        filling = qkv.new_zeros(count - sum(map(len, contexts)), qkv.shape[1] // 3)
+        return torch.cat([*contexts, filling])
 
 
 def _joined(*linears, gelu=False):
