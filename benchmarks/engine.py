@@ -27,7 +27,6 @@ DOCS = Path(__file__).parent.parent / "docs"
 SECONDS = 0.4  # that a measurement takes, at least
 PAUSE = 0.05  # between two, for onnxruntime's threads to stop spinning
 LIMITS = {"limit, float32": "float32", "limit, bfloat16": "bfloat16"}
-FIRST_USE = "40 lengths, first use"
 FRESH = [name for name in engines.NAMES if not name.endswith("best batch")]  # a single query is a batch of 1
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -35,20 +34,20 @@ SPAWN = multiprocessing.get_context("spawn")
 @click.command()
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--abstracts", default=140, show_default=True, help="How many of Cranfield's 1,398, evenly spread.")
-@click.option("--threads", multiple=True, type=int, help="[default: 1, and the number of usable cores]")
-def main(rounds, abstracts, threads):
+def main(rounds, abstracts):
     cases = make_cases(abstracts)
     with tempfile.TemporaryDirectory() as directory:
         onnx = str(Path(directory) / "model.onnx")
         export = SPAWN.Process(target=engines.export_onnx, args=(onnx,))
         export.start()
         export.join()
-        counts = threads or sorted({1, usable_cores()})
-        results = {count: measure(cases, rounds, count, onnx) for count in counts}
-    heading = f"{cpu()}, {date.today()}, medians of {rounds} rounds, " + ", ".join(
+        results = {threads: measure(cases, rounds, threads, onnx) for threads in sorted({1, usable_cores()})}
+        uses = measure_first_use(rounds, usable_cores(), onnx)
+    heading = f"{cpu()}, {date.today()}, medians of {rounds} rounds, {abstracts} of the abstracts, " + ", ".join(
         f"{name} {version(name)}" for name in ("torch", "sentence-transformers", "onnxruntime")
     )
-    text = "\n\n".join([heading + ".", *(table(cases, count, result) for count, result in results.items())])
+    tables = [table(cases, threads, seconds) for threads, seconds in results.items()]
+    text = "\n\n".join([heading + ".", *tables, first_use_table(uses)])
     print(text)
     page = DOCS / "performance.md"
     before, after = re.split(r"(?<=<!-- engine -->\n).*(?=<!-- /engine -->)", page.read_text(), flags=re.DOTALL)
@@ -79,13 +78,12 @@ def texts(count, tokens):
 
 
 def measure(cases, rounds, threads, onnx):
-    """Seconds, by case and engine, one for each round. For the first use: a pair of lists, first and second uses."""
-    seconds = {(case, name): [] for case in [*cases, FIRST_USE] for name in [*engines.NAMES, *LIMITS]}
+    """Seconds, by case and engine, one for each round."""
+    seconds = {(case, name): [] for case in cases for name in [*engines.NAMES, *LIMITS]}
     running = {name: Engine(name, threads, onnx) for name in [*engines.NAMES, *LIMITS]}
     for case, batch in cases.items():
-        repeat = max(1, round(SECONDS / min(running[engines.REFERENCE].time(batch, 1) for _ in range(2))))
-        for engine in running.values():
-            engine.time(batch, 1)
+        warm = {name: engine.time(batch, 1) for name, engine in running.items()}
+        repeat = max(1, round(SECONDS / warm[engines.REFERENCE]))
         for _ in range(rounds):
             for name, engine in running.items():
                 seconds[case, name].append(engine.time(batch, 1 if name in LIMITS else repeat))
@@ -93,12 +91,17 @@ def measure(cases, rounds, threads, onnx):
         print(f"{threads} threads, {case}: {ratios}", flush=True)
     for engine in running.values():
         engine.stop()
+    return seconds
+
+
+def measure_first_use(rounds, threads, onnx):
+    """Seconds, by engine, for each round an array of shape (40, 2): first and second use of 40 lengths."""
+    seconds = {name: [] for name in FRESH}
+    lengths = np.random.default_rng(1).permutation(range(4, 204, 5))
     for _ in range(rounds):
         for name in FRESH:
             engine = Engine(name, threads, onnx)
-            lengths = np.random.default_rng(1).permutation(range(4, 204, 5))
-            pairs = [[engine.time(texts(1, length), 1) for _ in range(2)] for length in lengths]
-            seconds[FIRST_USE, name].append(tuple(zip(*pairs, strict=True)))
+            seconds[name].append(np.array([[engine.time(texts(1, length), 1) for _ in range(2)] for length in lengths]))
             engine.stop()
     return seconds
 
@@ -146,14 +149,7 @@ def ratio(seconds, case, name):
 
 
 def table(cases, threads, seconds):
-    from tokenizers import Tokenizer
-
-    from embedding_api.config import Settings
-    from embedding_api.encoder.model_files import find_model
-
-    tokenizer = Tokenizer.from_file(str(find_model(Settings.from_env()) / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(512)
+    tokenizer = engines.tokenizer()
     lines = [
         f"**{threads} thread{'s' if threads > 1 else ''}**, tokens a second, and how many times as fast as"
         f" {engines.REFERENCE}:",
@@ -167,18 +163,9 @@ def table(cases, threads, seconds):
             f"{tokens / median(seconds[case, name]):,.0f} ({ratio(seconds, case, name):.2f}x)" for name in engines.NAMES
         ]
         lines.append(f"| {case} | {' | '.join(cells)} |")
-    cells = []
-    for name in engines.NAMES:
-        if name not in FRESH:
-            cells.append("")
-            continue
-        rounds = seconds[FIRST_USE, name]
-        first = median(sum(first) for first, _ in rounds)
-        extra = median(median(a / b for a, b in zip(*pair, strict=True)) for pair in rounds)
-        cells.append(f"{first / 40 * 1000:.1f} ms, {extra:.2f} of its second")
-    lines += [f"| {FIRST_USE}: a query | {' | '.join(cells)} |", ""]
+    lines.append("")
     for name, dtype in LIMITS.items():
-        limit = [1024 / round for round in seconds["32 texts of 128", name]]
+        limit = [1024 / taken for taken in seconds["32 texts of 128", name]]
         own = seconds["32 texts of 128", f"ours, {dtype}"]
         share = median(4096 / taken / most for taken, most in zip(own, limit, strict=True))
         lines.append(
@@ -186,6 +173,20 @@ def table(cases, threads, seconds):
             f" ({median(limit) * 2 * 384 * (12 * 1152 + 11 * (384 + 1536 + 1536)) / 1e9:.0f} GFLOP/s)."
             f" With 32 texts of 128 the encoder reaches {share:.0%} of that."
         )
+    return "\n".join(lines)
+
+
+def first_use_table(seconds):
+    lines = [
+        "40 texts of 40 lengths, one by one in a fresh process:",
+        "",
+        "| | first use, mean | second use, mean | first use in second uses, median |",
+        "|---|---|---|---|",
+    ]
+    for name, rounds in seconds.items():
+        first, second = (median(uses[:, place].mean() for uses in rounds) * 1000 for place in (0, 1))
+        extra = median(np.median(uses[:, 0] / uses[:, 1]) for uses in rounds)
+        lines.append(f"| {name} | {first:.1f} ms | {second:.1f} ms | {extra:.2f} |")
     return "\n".join(lines)
 
 

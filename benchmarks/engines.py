@@ -21,7 +21,7 @@ def make(name, threads, onnx):
 
     torch.set_num_threads(threads)
     if name == REFERENCE:
-        return sentence_transformers(_model())
+        return sentence_transformers(model())
     if name.startswith("onnxruntime"):
         return Onnxruntime(onnx, threads, BATCH_SIZES if name.endswith("best batch") else (32,))
     return ours(name.split()[-1], threads)
@@ -37,7 +37,7 @@ def sentence_transformers(directory):
 def ours(dtype, threads):
     from embedding_api.encoder.loading import load_encoder
 
-    encoder = load_encoder(Settings(model=_model(), dtype=dtype))
+    encoder = load_encoder(Settings(model=model(), dtype=dtype))
     encoder.run_in_worker(Cores(threads), worker=1, heartbeat=lambda: None)
     return lambda texts: encoder.encode(encoder.tokenize(texts).ids)
 
@@ -47,14 +47,11 @@ class Onnxruntime:
 
     def __init__(self, path, threads, batch_sizes):
         import onnxruntime
-        from tokenizers import Tokenizer
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self._tokenizer = Tokenizer.from_file(os.path.join(_model(), "tokenizer.json"))
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(512)
+        self._tokenizer = tokenizer()
         self._batch_sizes = batch_sizes
         self._best = {}
 
@@ -95,7 +92,7 @@ def export_onnx(path):
     class Hidden(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.bert = AutoModel.from_pretrained(_model(), attn_implementation="eager").eval()
+            self.bert = AutoModel.from_pretrained(model(), attn_implementation="eager").eval()
 
         def forward(self, *inputs):
             return self.bert(*inputs).last_hidden_state
@@ -131,5 +128,16 @@ def products(threads, dtype):
     return run
 
 
-def _model():
+def model():
+    """The directory of the model that the settings name."""
     return str(find_model(Settings.from_env()))
+
+
+def tokenizer():
+    """The model's own, which cuts texts at BERT's 512 tokens."""
+    from tokenizers import Tokenizer
+
+    own = Tokenizer.from_file(os.path.join(model(), "tokenizer.json"))
+    own.no_padding()
+    own.enable_truncation(512)
+    return own

@@ -4,8 +4,6 @@ import os
 import random
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-
 
 def load():
     """The collection's 1,398 abstracts that are not empty, and its 225 queries."""
@@ -22,7 +20,7 @@ def sections(path):
 
 
 def _made_up():
-    words = (ROOT / "README.md").read_text().split()
+    words = (Path(__file__).parent.parent / "README.md").read_text().split()
     chance = random.Random(1)
     texts = [" ".join(chance.choices(words, k=chance.randint(3, 400))) for _ in range(1398)]
     return texts, [" ".join(text.split()[:12]) for text in texts[:225]]
