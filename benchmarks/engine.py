@@ -5,6 +5,7 @@ runs: in each round each has its turn with each case. Figures are medians over t
 rounds' ratios. Tables and figure go to docs/.
 """
 
+import gc
 import multiprocessing
 import os
 import platform
@@ -133,6 +134,7 @@ def serve(pipe, name, threads, onnx):
         run = lambda batch: multiply()  # noqa: E731
     else:
         run = engines.make(name, threads, onnx)
+    gc.freeze()  # as the service does before it forks: the collector would walk all of torch's modules
     pipe.send("ready")
     while task := pipe.recv():
         batch, repeat = task
