@@ -17,6 +17,8 @@ bind = settings.bind
 
 # Each worker encodes one request at a time, when all are busy on one core each: more workers would share the cores.
 workers = settings.workers
+# Fewer workers than cores get more than one each. Loading the model compiles for that number of threads.
+MACHINE.share_among(workers)
 worker_class = "embedding_api.worker.Worker"
 
 # The model is loaded and warmed once, before the fork, and its pages stay shared between all workers.

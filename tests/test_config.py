@@ -57,11 +57,15 @@ def test_a_number_that_makes_no_sense_names_the_setting_and_what_is_allowed(monk
         Settings.from_env()
 
 
-def test_the_engine_is_one_of_two(monkeypatch):
-    monkeypatch.setenv("EMBEDDING_ENGINE", "reference")
-    assert Settings.from_env().engine == "reference"
-    monkeypatch.setenv("EMBEDDING_ENGINE", "fast")
-    with pytest.raises(ConfigError, match=r"^EMBEDDING_ENGINE='fast' makes no sense: set it to auto or reference"):
+@pytest.mark.parametrize(("field", "choices"), [("engine", ("auto", "reference")), ("dtype", ("float32", "bfloat16"))])
+def test_one_of_two(monkeypatch, field, choices):
+    name = f"EMBEDDING_{field.upper()}"
+    assert getattr(Settings.from_env(), field) == choices[0]
+    for choice in choices:
+        monkeypatch.setenv(name, choice)
+        assert getattr(Settings.from_env(), field) == choice
+    monkeypatch.setenv(name, "fast")
+    with pytest.raises(ConfigError, match=rf"^{name}='fast' makes no sense: set it to {choices[0]} or {choices[1]}"):
         Settings.from_env()
 
 

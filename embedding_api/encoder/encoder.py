@@ -62,8 +62,9 @@ class Encoder:
         """
         self._cores, self._worker = cores, worker
         self._heartbeat = heartbeat
-        # No request shall pay for the first touch of every weight's page, nor for starting threads.
-        self.encode(self.tokenize(["a"]).ids)
+        # No request shall pay for the first touch of the layers' weights, nor for starting threads.
+        torch.set_num_threads(cores.most)
+        self._engine.forward(self.tokenize(["a"]).ids)
 
     def tokenize(self, texts, *, is_query=False, max_tokens=None):
         """Texts to a `TokenizedTexts`, each with the query prompt before it if they are queries.

@@ -31,6 +31,15 @@ def test_one_alone_gets_all_cores_and_many_get_one_each(clock):
     assert shared.take(1) == 4
 
 
+@pytest.mark.parametrize(
+    ("count", "workers", "most", "share"), [(2, 2, 2, 1), (8, 2, 8, 4), (2, 5, 2, 1), (64, 2, 8, 8)]
+)
+def test_fewer_workers_than_cores_share_them_all(clock, count, workers, most, share):
+    shared = Cores(count)
+    shared.share_among(workers)
+    assert [shared.take(worker) for worker in (1, 2)] == [most, share]
+
+
 def test_a_pause_between_two_requests_does_not_end_the_load(clock):
     shared = Cores(4)
     shared.take(1)
@@ -64,7 +73,7 @@ def test_forked_workers_see_each_other():
 
 @pytest.mark.parametrize("worker", [7, 4096, 100_000])
 def test_the_cores_of_a_worker_that_died_are_given_back(worker, monkeypatch, clock):
-    monkeypatch.setattr(MACHINE, "count", 4)
+    monkeypatch.setattr(MACHINE, "most", 4)
     config = runpy.run_path(str(ROOT / "gunicorn.conf.py"))
     MACHINE.take(worker)
     assert MACHINE.take(8) == 1

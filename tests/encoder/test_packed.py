@@ -133,24 +133,25 @@ def test_bfloat16(engine, model, queries, sentence_transformer):
     assert np.abs(vectors - exact).max() > 1e-4
 
 
-def test_no_request_compiles_anything(model):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_request_compiles_anything(model, dtype):
     """oneDNN tells of everything that it compiles, and of what it finds compiled."""
     script = """if True:
         import random
-        from embedding_api.config import Settings, usable_cores
-        from embedding_api.encoder.cores import Cores
+        from embedding_api.config import Settings
+        from embedding_api.encoder.cores import MACHINE, Cores
         from embedding_api.encoder.loading import load_encoder
         encoder = load_encoder(Settings.from_env())
         print("loaded", flush=True)
         chance = random.Random(1)
         texts = [[1000] * chance.randint(3, 200) for _ in range(60)]
-        for cores in (1, usable_cores()):
+        for cores in (MACHINE.share, MACHINE.most):
             encoder.run_in_worker(Cores(cores), 1, lambda: None)
             encoder.encode(texts)
             for text in texts[:20]:
                 encoder.encode([text])
         """
-    environment = os.environ | model.environment | {"ONEDNN_VERBOSE": "2"}
+    environment = os.environ | model.environment | {"EMBEDDING_DTYPE": dtype, "ONEDNN_VERBOSE": "2"}
     command = [sys.executable, "-c", script]
     output = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     before, after = output.split("loaded\n")
