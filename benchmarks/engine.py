@@ -212,9 +212,9 @@ def draw(cases, results):
         axis.axhline(1, color="black", linewidth=0.5)
         axis.set_title(f"{threads} thread{'s' if threads > 1 else ''}", fontsize=10)
         axis.set_ylabel(f"times {engines.REFERENCE}", fontsize=8)
-    axes[0, 0].legend(fontsize=7, ncols=3)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=7, ncols=len(engines.NAMES), loc="upper center")
     axes[-1, 0].set_xticks(range(len(cases)), [case.replace(" of ", "\nof ") for case in cases], fontsize=7)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, 1, 0.96))
     figure.savefig(DOCS / "engine.svg", metadata={"Date": None})
 
 
