@@ -6,3 +6,10 @@ def test_health_names_the_model(client):
 def test_index_says_what_this_is(client):
     assert "/embed" in client.get("/").json["message"]
     assert client.head("/").status_code == 200
+
+
+def test_info_has_what_a_client_must_know(client):
+    info = client.get("/info").json
+    assert (info["model"], info["dimension"], info["max_length"], info["query_prompt"]) == ("tiny", 8, 16, "q: ")
+    assert info["limits"] == {"texts": 10, "tokens": 100, "body_bytes": 10_000}
+    assert (info["revision"], info["engine"], info["dtype"], info["workers"]) == (None, "tiny", "float32", 1)

@@ -22,11 +22,13 @@ class Encoder:
         dtype: what it computes in, "float32" or "bfloat16".
         max_length: the most tokens a text keeps, special tokens and query prompt included.
         query_prompt: what is put before a query; may be empty.
+        revision: the model's commit on the Hub, or None for a directory.
     """
 
-    def __init__(self, model_name, tokenizer, engine, query_prompt="", dtype="float32"):
+    def __init__(self, model_name, tokenizer, engine, query_prompt="", dtype="float32", revision=None):
         self.model_name = model_name
         self.query_prompt = query_prompt
+        self.revision = revision
         self._tokenizer = tokenizer
         self.engine = engine.name
         self.dtype = dtype

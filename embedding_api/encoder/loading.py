@@ -5,7 +5,7 @@ import os
 
 from embedding_api.config import ConfigError
 from embedding_api.encoder.cores import MACHINE
-from embedding_api.encoder.model_files import find_model, missing_file, model_name, query_prompt
+from embedding_api.encoder.model_files import find_model, missing_file, model_name, query_prompt, revision
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +59,9 @@ def _load(settings, directory):
     prompt = query_prompt(settings, directory, model.prompts)
     if settings.dtype == "bfloat16" and linear.bfloat16_is_slower():
         _log.warning("EMBEDDING_DTYPE=bfloat16 is slower than float32 on this CPU, and less exact")
-    encoder = Encoder(model_name(settings), tokenizer, _engine(settings, model), prompt, settings.dtype)
+    encoder = Encoder(
+        model_name(settings), tokenizer, _engine(settings, model), prompt, settings.dtype, revision(directory)
+    )
     for threads in {MACHINE.share, MACHINE.most}:
         encoder.warm(threads)
     return encoder

@@ -83,6 +83,11 @@ def model_name(settings):
     return f"BAAI/{name}" if _BGE.fullmatch(name) else name
 
 
+def revision(directory):
+    """The commit that a directory of the Hub's cache holds, or None for any other directory."""
+    return directory.name if directory.parent.name == "snapshots" else None
+
+
 def query_prompt(settings, directory, prompts):
     """What goes before a query: as set, or the "query" one of the model's own prompts, or BGE's instruction for BGE."""
     if settings.query_prompt is not None:
