@@ -5,15 +5,21 @@ import gc
 import os
 import sys
 
-from embedding_api.config import ConfigError, Settings
+from embedding_api import logs
+from embedding_api.config import ConfigError, process_settings
 from embedding_api.encoder.cores import MACHINE
 
 try:
-    settings = Settings.from_env()
+    settings = process_settings()
 except ConfigError as error:
     sys.exit(f"Error: {error}")
 
 bind = settings.bind
+
+# One form for all lines, to standard error: Gunicorn's --error-logfile and --log-config have no effect. The application
+# writes a line for each request, so Gunicorn's own access log stays off.
+logconfig_dict = logs.config(settings)
+loglevel = settings.log_level
 
 # Each worker encodes one request at a time, when all are busy on one core each: more workers would share the cores.
 workers = settings.workers
@@ -46,9 +52,9 @@ def when_ready(server):
     if isinstance(address, tuple):
         host = {"0.0.0.0": "localhost", "::": "localhost"}.get(address[0], address[0])
         url = f"http://[{host}]:{address[1]}" if ":" in host else f"http://{host}:{address[1]}"
-        server.log.info(
-            "Try: curl -X POST %s/embed -H 'Content-Type: application/json' -d '{\"texts\": \"hello world\"}'", url
-        )
+        key = " -H 'Authorization: Bearer YOUR_KEY'" if settings.api_keys else ""
+        data = """-H 'Content-Type: application/json' -d '{"texts": "hello world"}'"""
+        server.log.info("Try: curl -X POST %s/embed%s %s", url, key, data)
     # Left alone, the first garbage collection in each worker would write to every page that Python's objects live on,
     # and copy what the workers share.
     gc.collect()

@@ -2,7 +2,7 @@
 
 from flask import Flask
 
-from embedding_api import embed, errors, health, request_id
+from embedding_api import access, embed, errors, health, logs, request_id
 from embedding_api.config import Settings
 from embedding_api.encoder.loading import load_encoder
 from embedding_api.json_provider import OrjsonProvider
@@ -28,7 +28,9 @@ def create_app(settings=None, encoder=None):
     app.extensions["settings"] = settings
     app.extensions["encoder"] = encoder
     request_id.init_app(app)
+    logs.init_app(app)
     errors.init_app(app)
+    access.init_app(app)
     app.register_blueprint(embed.blueprint)
     app.register_blueprint(health.blueprint)
     return app

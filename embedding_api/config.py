@@ -1,8 +1,10 @@
 """Every setting of the service, read from environment variables."""
 
+import functools
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import joblib
 from environs import Env, EnvError, validate
@@ -32,6 +34,10 @@ class Settings:
     max_texts: int = 2048
     max_body_bytes: int = 8 * 1024 * 1024
     max_tokens: int = 131072
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    cors_origins: tuple[str, ...] = ()
+    log_format: str = "text"
+    log_level: str = "info"
     bind: str = "127.0.0.1:7860"
     workers: int = 1
 
@@ -53,9 +59,19 @@ class Settings:
             max_texts=_whole_number(env, "EMBEDDING_MAX_TEXTS", cls.max_texts),
             max_body_bytes=_whole_number(env, "EMBEDDING_MAX_BODY_BYTES", cls.max_body_bytes),
             max_tokens=_whole_number(env, "EMBEDDING_MAX_TOKENS", cls.max_tokens),
+            api_keys=_api_keys(env),
+            cors_origins=_cors_origins(env),
+            log_format=_one_of(env, "EMBEDDING_LOG_FORMAT", "text", "json"),
+            log_level=_one_of(env, "EMBEDDING_LOG_LEVEL", "info", "warning", "error"),
             bind=_bind(env),
             workers=_whole_number(env, "WEB_CONCURRENCY", usable_cores()),
         )
+
+
+@functools.cache
+def process_settings():
+    """The settings that this process has started with. A reload that found a file of keys missing must not end it."""
+    return Settings.from_env()
 
 
 def usable_cores():
@@ -75,10 +91,43 @@ def _whole_number(env, name, default, maximum=None):
 
 def _one_of(env, name, *choices):
     """One of the choices, of which the first is the default."""
-    value = env.str(name, "") or choices[0]
+    value = env.str(name, "").lower() or choices[0]
     if value not in choices:
-        raise ConfigError(f"{name}={value!r} makes no sense: set it to {' or '.join(choices)}.")
+        raise ConfigError(f"{name}={value!r} makes no sense: set it to {', '.join(choices[:-1])} or {choices[-1]}.")
     return value
+
+
+def _api_keys(env):
+    """From one variable or from a file, such as a mounted secret. A key in a message would be a key in a log."""
+    keys, path = env.str("EMBEDDING_API_KEYS", ""), env.str("EMBEDDING_API_KEYS_FILE", "")
+    if keys and path:
+        raise ConfigError("EMBEDDING_API_KEYS and EMBEDDING_API_KEYS_FILE are both set: set one of them.")
+    if path:
+        try:
+            keys = Path(path).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not text"
+            message = f"EMBEDDING_API_KEYS_FILE cannot be read ({reason}): set it to the path of a file of keys."
+            raise ConfigError(message) from None
+    split = tuple(keys.replace(",", " ").split())
+    if (keys or path) and not all(re.fullmatch(r"[!-~]{16,}", key) for key in split or [""]):
+        name = "EMBEDDING_API_KEYS_FILE" if path else "EMBEDDING_API_KEYS"
+        message = f"{name} has a key that makes no sense: set it to keys of at least 16 ASCII characters, with commas"
+        raise ConfigError(f"{message} or white space between them, such as those of 'openssl rand -hex 32'.")
+    return split
+
+
+def _cors_origins(env):
+    origins = tuple(env.str("EMBEDDING_CORS_ORIGINS", "").replace(",", " ").split())
+    for origin in origins:
+        # Browsers leave the port out where it is the scheme's own.
+        parts = re.fullmatch(r"([a-z][a-z0-9+.-]*)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(?::([0-9]{1,5}))?", origin)
+        if origin != "*" and (not parts or (parts[1], parts[3]) in (("http", "80"), ("https", "443"))):
+            message = (
+                f"EMBEDDING_CORS_ORIGINS={origin!r} makes no sense: set it to origins as browsers send them, such as"
+            )
+            raise ConfigError(f"{message} https://intranet.example.com, with commas between them, or to *.")
+    return origins
 
 
 def _bind(env):

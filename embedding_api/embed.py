@@ -4,6 +4,7 @@ from time import perf_counter
 
 from flask import Blueprint, current_app
 
+from embedding_api import logs
 from embedding_api.encoder import TooManyTokens
 from embedding_api.errors import ApiError
 from embedding_api.payload import invalid_fields, load_payload
@@ -26,16 +27,17 @@ def embed():
     encoded = perf_counter()
 
     response = current_app.json.response(embeddings=vectors, model=encoder.model_name, dimension=encoder.dimension)
-    response.headers["X-Texts"] = str(len(tokens.ids))
+    texts, truncated = len(tokens.ids), len(tokens.truncated)
+    tokenize_ms, encode_ms = round(1000 * (tokenized - started), 2), round(1000 * (encoded - tokenized), 2)
+    logs.note(texts=texts, tokens=tokens.count, truncated=truncated, tokenize_ms=tokenize_ms, encode_ms=encode_ms)
+    response.headers["X-Texts"] = str(texts)
     response.headers["X-Tokens"] = str(tokens.count)
-    response.headers["X-Truncated"] = str(len(tokens.truncated))
+    response.headers["X-Truncated"] = str(truncated)
     if tokens.truncated:
         # Proxies give all headers together 4 KB as a rule: the first texts stand for the rest.
         named = tokens.truncated[:MAX_NAMED]
         response.headers["X-Truncated-Texts"] = ",".join(map(str, named))
-    response.headers["Server-Timing"] = (
-        f"tokenize;dur={1000 * (tokenized - started):.2f}, encode;dur={1000 * (encoded - tokenized):.2f}"
-    )
+    response.headers["Server-Timing"] = f"tokenize;dur={tokenize_ms}, encode;dur={encode_ms}"
     return response
 
 

@@ -67,6 +67,6 @@ def _render_http_exception(error):
 
 
 def _render_unexpected(error):
-    current_app.logger.error("Unexpected error in request %s: %s", g.request_id, trace(error))
+    current_app.logger.error("Unexpected error: %s", trace(error), extra={"request_id": g.request_id})
     message = f"The service failed on this request. The log has the reason, under request id {g.request_id}."
     return _render(ApiError(500, "internal_error", message, details={"request_id": g.request_id}))

@@ -33,14 +33,15 @@ class Worker(SyncWorker):
     def handle_error(self, req, client, addr, exc):
         """Answer what never reached the application, such as a request that is not HTTP."""
         name = request_id.new_id()
+        about = {"request_id": name}
         if isinstance(exc, http.ParseException):
             status, reason, code = _STATUS.get(type(exc), _BAD_REQUEST)
             message = f"The request is not valid HTTP: {str(exc)[:200]}."
-            self.log.warning("Refused request %s: %s", name, type(exc).__name__)
+            self.log.warning("Refused with %d: %s", status, type(exc).__name__, extra=about)
         else:
             status, reason, code = 500, "Internal Server Error", "internal_error"
             message = f"The service failed on this request. The log has the reason, under request id {name}."
-            self.log.error("Unexpected error in request %s: %s", name, trace(exc))
+            self.log.error("Unexpected error: %s", trace(exc), extra=about)
         body = orjson.dumps(error_body(status, code, message))
         head = (
             f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
@@ -49,7 +50,7 @@ class Worker(SyncWorker):
         try:
             util.write_nonblock(client, head.encode() + body)
         except OSError:
-            self.log.debug("The client of request %s has gone", name)
+            self.log.debug("The client has gone", extra=about)
         _close(client)
 
 

@@ -1,5 +1,6 @@
 import os
 import re
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,3 +109,64 @@ def test_every_setting_is_in_the_readme(name):
 
 def test_every_setting_of_the_readme_exists():
     assert sorted(re.findall(r"^\| `([A-Z_]+)` \|", (ROOT / "README.md").read_text(), re.M)) == NAMES
+
+
+@pytest.mark.parametrize("separator", [",", "\n", " , "])
+def test_keys_from_the_environment_or_a_file(monkeypatch, tmp_path, separator):
+    keys = separator.join(["a" * 16, "b" * 32])
+    file = tmp_path / "keys"
+    file.write_text(keys + "\n")
+    for name, value in (("EMBEDDING_API_KEYS", keys), ("EMBEDDING_API_KEYS_FILE", str(file))):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            assert Settings.from_env().api_keys == ("a" * 16, "b" * 32)
+
+
+@pytest.mark.parametrize("keys", ["short", "a" * 16 + ",b", "ä" * 16, ",", " "])
+def test_a_key_that_makes_no_sense_is_not_quoted(monkeypatch, keys):
+    monkeypatch.setenv("EMBEDDING_API_KEYS", keys)
+    with pytest.raises(ConfigError, match=r"^EMBEDDING_API_KEYS has a key .* at least 16 ASCII") as error:
+        Settings.from_env()
+    assert keys.strip(" ,") == "" or keys not in str(error.value)
+
+
+def test_a_file_of_keys_must_be_readable_and_the_only_source(monkeypatch, tmp_path):
+    monkeypatch.setenv("EMBEDDING_API_KEYS_FILE", str(tmp_path / "keys"))
+    with pytest.raises(ConfigError, match=r"^EMBEDDING_API_KEYS_FILE cannot be read \(No such file"):
+        Settings.from_env()
+    (tmp_path / "keys").write_text("")
+    with pytest.raises(ConfigError, match=r"^EMBEDDING_API_KEYS_FILE has a key that makes no sense"):
+        Settings.from_env()
+    monkeypatch.setenv("EMBEDDING_API_KEYS", "a" * 16)
+    with pytest.raises(ConfigError, match="are both set: set one of them"):
+        Settings.from_env()
+
+
+def test_origins(monkeypatch):
+    monkeypatch.setenv("EMBEDDING_CORS_ORIGINS", "https://a.example, http://my_host:3000 http://[::1]:81")
+    assert Settings.from_env().cors_origins == ("https://a.example", "http://my_host:3000", "http://[::1]:81")
+
+
+@pytest.mark.parametrize(
+    "origin", ["a.example", "https://a.example/", "https://*.example", "https://a.example:x", "https://a.example:443"]
+)
+def test_an_origin_that_makes_no_sense(monkeypatch, origin):
+    monkeypatch.setenv("EMBEDDING_CORS_ORIGINS", origin)
+    with pytest.raises(
+        ConfigError, match=r"^EMBEDDING_CORS_ORIGINS=.* makes no sense: set it to origins as browsers send"
+    ):
+        Settings.from_env()
+
+
+def test_a_reload_keeps_the_settings_of_the_start(monkeypatch, tmp_path):
+    """Also where the file of keys is just being exchanged."""
+    file = tmp_path / "keys"
+    file.write_text("a" * 16)
+    monkeypatch.setenv("EMBEDDING_API_KEYS_FILE", str(file))
+    config.process_settings.cache_clear()
+    try:
+        first = runpy.run_path(str(ROOT / "gunicorn.conf.py"))["settings"]
+        file.unlink()
+        assert runpy.run_path(str(ROOT / "gunicorn.conf.py"))["settings"] == first
+    finally:
+        config.process_settings.cache_clear()

@@ -50,7 +50,7 @@ def test_an_unexpected_exception_shows_nothing_but_the_request_id(settings, capl
     assert response.json["error"]["details"] == {"request_id": "my-request"}
     assert "my-request" in response.json["error"]["message"]
     assert "broken" not in response.text
-    assert "my-request" in caplog.text
+    assert [record.request_id for record in caplog.records] == ["my-request"]
     assert "RuntimeError" in caplog.text
     assert "in forward" in caplog.text
     assert PRIVATE not in caplog.text

@@ -50,6 +50,11 @@ def _load(settings, directory):
 
     torch.set_num_threads(1)
     disable_progress_bar()
+    for library in ("huggingface_hub", "transformers"):
+        # They have handlers of their own: their lines would come twice, or in another form than ours.
+        logger = logging.getLogger(library)
+        logger.handlers.clear()
+        logger.propagate = True
     weights = {"dtype": settings.dtype, "use_safetensors": True}
     model = SentenceTransformer(str(directory), device="cpu", local_files_only=True, model_kwargs=weights)
     _check(model, directory)

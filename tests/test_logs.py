@@ -1,0 +1,71 @@
+import json
+import logging
+import re
+
+import pytest
+
+from server import Server
+
+PRIVATE = "a private text"
+
+
+@pytest.fixture
+def lines(caplog):
+    """A function for the lines that requests have left, as records."""
+    caplog.set_level(logging.INFO, "embedding_api")
+    return lambda: caplog.records
+
+
+def test_a_request_is_one_line_with_its_figures(client, lines):
+    client.post("/embed", json={"texts": [PRIVATE, "another"]}, headers={"X-Request-ID": "mine"})
+    (line,) = lines()
+    assert (line.method, line.route, line.status) == ("POST", "/embed", 200)
+    assert (line.texts, line.tokens, line.truncated) == (2, 23, 0)
+    assert 0 <= line.tokenize_ms + line.encode_ms <= line.total_ms
+    assert line.message.startswith("POST /embed 200 texts=2 tokens=23 truncated=0 tokenize_ms=")
+
+
+@pytest.mark.parametrize(
+    ("send", "status"),
+    [
+        ({"json": {"texts": [PRIVATE, 1]}}, 422),
+        ({"json": {PRIVATE: "x"}}, 422),
+        ({"data": PRIVATE.encode(), "content_type": "application/json"}, 400),
+        ({"json": {"texts": PRIVATE}, "query_string": {"q": PRIVATE}}, 200),
+    ],
+)
+def test_no_line_has_a_text(client, lines, send, status):
+    assert client.post("/embed", **send).status_code == status
+    assert [line.status for line in lines()] == [status]
+    assert not any("private" in repr(vars(line)) for line in lines())
+
+
+@pytest.mark.parametrize("path", ["/nothing%0A2026-01-01 forged", f"/embed/{PRIVATE}"])
+def test_a_path_that_is_no_route_is_not_in_the_log(client, lines, path):
+    client.get(path)
+    (line,) = lines()
+    assert line.message.startswith("GET - 404 total_ms=")
+    assert "private" not in repr(vars(line))
+
+
+def test_text_lines_name_the_request(service):
+    reply = service.embed(PRIVATE)
+    line = next(line for line in service.log().splitlines() if reply.headers["X-Request-ID"] in line)
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \[\d+\] \[INFO\] \[[0-9a-f]{32}\] POST /embed 200 texts=1 .*", line
+    )
+    assert PRIVATE not in service.log()
+
+
+def test_json_lines_are_all_json(model, tmp_path):
+    environment = model.environment | {"EMBEDDING_LOG_FORMAT": "json", "EMBEDDING_ENGINE": "reference"}
+    with Server(environment | {"WEB_CONCURRENCY": "1"}, tmp_path) as server:
+        server.embed(["a", "b"])
+        server.raw(b"nonsense\r\n\r\n")
+    logged = [json.loads(line) for line in server.log().splitlines()]
+    assert all({"time", "level", "logger", "pid", "request_id", "message"} <= set(line) for line in logged)
+    (request,) = [line for line in logged if line.get("route") == "/embed"]
+    assert (request["status"], request["texts"], request["tokens"]) == (200, 2, 6)
+    (refused,) = [line for line in logged if line["message"].startswith("Refused with 400")]
+    assert re.fullmatch("[0-9a-f]{32}", refused["request_id"])
+    assert any("EMBEDDING_ENGINE=reference" in line["message"] for line in logged)
