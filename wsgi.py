@@ -5,10 +5,10 @@ import sys
 from gunicorn.arbiter import Arbiter
 
 from embedding_api import create_app
-from embedding_api.config import ConfigError
+from embedding_api.config import ConfigError, process_settings
 
 try:
-    app = create_app()
+    app = create_app(process_settings())
 except ConfigError as error:
     print(f"Error: {error}", file=sys.stderr)
     # Gunicorn stops at this status even where each worker loads the application by itself; at any other it would

@@ -109,8 +109,10 @@ def _api_keys(env):
             reason = getattr(error, "strerror", None) or "it is not text"
             message = f"EMBEDDING_API_KEYS_FILE cannot be read ({reason}): set it to the path of a file of keys."
             raise ConfigError(message) from None
-    split = tuple(keys.replace(",", " ").split())
-    if (keys or path) and not all(re.fullmatch(r"[!-~]{16,}", key) for key in split or [""]):
+    if not keys and not path:
+        return ()
+    split = _split(keys)
+    if not split or not all(re.fullmatch(r"[!-~]{16,}", key) for key in split):
         name = "EMBEDDING_API_KEYS_FILE" if path else "EMBEDDING_API_KEYS"
         message = f"{name} has a key that makes no sense: set it to keys of at least 16 ASCII characters, with commas"
         raise ConfigError(f"{message} or white space between them, such as those of 'openssl rand -hex 32'.")
@@ -118,16 +120,19 @@ def _api_keys(env):
 
 
 def _cors_origins(env):
-    origins = tuple(env.str("EMBEDDING_CORS_ORIGINS", "").replace(",", " ").split())
+    origins = _split(env.str("EMBEDDING_CORS_ORIGINS", ""))
     for origin in origins:
         # Browsers leave the port out where it is the scheme's own.
         parts = re.fullmatch(r"([a-z][a-z0-9+.-]*)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(?::([0-9]{1,5}))?", origin)
         if origin != "*" and (not parts or (parts[1], parts[3]) in (("http", "80"), ("https", "443"))):
-            message = (
-                f"EMBEDDING_CORS_ORIGINS={origin!r} makes no sense: set it to origins as browsers send them, such as"
-            )
-            raise ConfigError(f"{message} https://intranet.example.com, with commas between them, or to *.")
+            message = f"EMBEDDING_CORS_ORIGINS={origin!r} makes no sense: set it to origins as browsers send them,"
+            raise ConfigError(f"{message} such as https://intranet.example.com, with commas between them, or to *.")
     return origins
+
+
+def _split(values):
+    """What stands between commas or white space."""
+    return tuple(values.replace(",", " ").split())
 
 
 def _bind(env):

@@ -17,31 +17,30 @@ def index():
 
 @blueprint.get("/health")
 def health():
-    encoder = current_app.extensions["encoder"]
-    return {
-        "status": "ok",
-        "model": encoder.model_name,
-        "dimension": encoder.dimension,
-        "engine": encoder.engine,
-        "dtype": encoder.dtype,
-    }
+    return {"status": "ok", **_model(current_app.extensions["encoder"])}
 
 
 @blueprint.get("/info")
 def info():
     encoder, settings = current_app.extensions["encoder"], current_app.extensions["settings"]
     return {
-        "model": encoder.model_name,
+        **_model(encoder),
         "revision": encoder.revision,
-        "dimension": encoder.dimension,
         "max_length": encoder.max_length,
         "query_prompt": encoder.query_prompt,
-        "engine": encoder.engine,
-        "dtype": encoder.dtype,
         "workers": settings.workers,
         "limits": {
             "texts": settings.max_texts,
             "tokens": settings.max_tokens,
             "body_bytes": settings.max_body_bytes,
         },
+    }
+
+
+def _model(encoder):
+    return {
+        "model": encoder.model_name,
+        "dimension": encoder.dimension,
+        "engine": encoder.engine,
+        "dtype": encoder.dtype,
     }
