@@ -1,13 +1,34 @@
 """How Gunicorn serves the application; its users' own options (`gunicorn -w 4 …`) win over these."""
 
+# ruff: noqa: E402 - the directory for the metrics must be set before the application is imported
+
+import atexit
 import ctypes
 import gc
 import os
+import shutil
+import signal
 import sys
+import tempfile
 
-from embedding_api import logs
+# In memory, where no slow disk can hold up a worker.
+memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+
+# prometheus-client looks for its directory when it is imported: at the start, and not at a reload.
+if "prometheus_client" not in sys.modules:
+
+    def remove_metrics(directory, master):
+        # The workers leave by way of this as well.
+        if os.getpid() == master:
+            shutil.rmtree(directory)
+
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="embedding-metrics-", dir=memory)
+    atexit.register(remove_metrics, os.environ["PROMETHEUS_MULTIPROC_DIR"], os.getpid())
+
+from embedding_api import logs, metrics
 from embedding_api.config import ConfigError, process_settings
 from embedding_api.encoder.cores import MACHINE
+from embedding_api.request_queue import QUEUE
 
 try:
     settings = process_settings()
@@ -36,8 +57,11 @@ timeout = 30
 # The largest request keeps a core busy for minutes; a stop waits for what was accepted.
 graceful_timeout = 120
 
-# Workers report through a file: in memory, where no slow disk can make them look hung.
-worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
+# Workers report through a file.
+worker_tmp_dir = memory
+
+# Answers go by way of the door's thread, which has them in memory.
+sendfile = False
 
 # The control socket would be a thread in the master, which forks, and one more door to guard.
 control_socket_disable = True
@@ -55,6 +79,8 @@ def when_ready(server):
         key = " -H 'Authorization: Bearer YOUR_KEY'" if settings.api_keys else ""
         data = """-H 'Content-Type: application/json' -d '{"texts": "hello world"}'"""
         server.log.info("Try: curl -X POST %s/embed%s %s", url, key, data)
+    # The workers must know why they are told to stop: at a reload others take over, and at the end nobody does.
+    signal.signal(signal.SIGTERM, lambda sig, frame: stop(server, sig, frame))
     # Left alone, the first garbage collection in each worker would write to every page that Python's objects live on,
     # and copy what the workers share.
     gc.collect()
@@ -65,10 +91,22 @@ def when_ready(server):
         libc.malloc_trim(0)
 
 
+def stop(server, sig, frame):
+    QUEUE.close(refuse=not server.reexec_pid)
+    server.signal(sig, frame)
+
+
+def pre_fork(server, worker):
+    taken = {other.place for other in server.WORKERS.values()}
+    worker.place = min(set(range(1, len(taken) + 2)) - taken)
+
+
 def post_worker_init(worker):
-    worker.wsgi.extensions["encoder"].run_in_worker(MACHINE, worker.age, worker.notify)
+    metrics.run_in_worker(worker.place)
+    worker.wsgi.extensions["encoder"].run_in_worker(MACHINE, worker.place, worker.notify)
 
 
 def child_exit(server, worker):
     # One that was killed while it computed could not say that it no longer does.
-    MACHINE.give_back(worker.age)
+    MACHINE.give_back(worker.place)
+    metrics.forget(worker.place)

@@ -2,10 +2,12 @@
 
 from flask import Flask
 
-from embedding_api import access, embed, errors, health, logs, request_id
+from embedding_api import access, embed, errors, health, logs, metrics, request_id
 from embedding_api.config import Settings
 from embedding_api.encoder.loading import load_encoder
 from embedding_api.json_provider import OrjsonProvider
+
+__version__ = "0.1.0"
 
 
 def create_app(settings=None, encoder=None):
@@ -29,6 +31,7 @@ def create_app(settings=None, encoder=None):
     app.extensions["encoder"] = encoder
     request_id.init_app(app)
     logs.init_app(app)
+    metrics.init_app(app)
     errors.init_app(app)
     access.init_app(app)
     app.register_blueprint(embed.blueprint)

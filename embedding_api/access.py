@@ -10,12 +10,13 @@ from flask_cors import CORS
 from embedding_api.errors import ApiError
 
 # Probes have no keys, and what they are told is no secret.
-_OPEN = {"health.index", "health.health"}
+_OPEN = {"health.index", "health.health", "health.ready"}
 
 
 def init_app(app):
     settings = app.extensions["settings"]
     if settings.api_keys:
+        app.extensions["open"] = _OPEN | {"metrics.metrics"} if settings.open_metrics else _OPEN
         app.extensions["api_keys"] = [_digest(key) for key in settings.api_keys]
         app.before_request(_check_key)
     if settings.cors_origins:
@@ -28,7 +29,7 @@ def init_app(app):
 
 def _check_key():
     # A preflight request cannot carry a key, and what is not there needs none.
-    if request.endpoint is None or request.endpoint in _OPEN or request.method == "OPTIONS":
+    if request.endpoint is None or request.endpoint in current_app.extensions["open"] or request.method == "OPTIONS":
         return
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():

@@ -9,6 +9,8 @@ from pathlib import Path
 import joblib
 from environs import Env, EnvError, validate
 
+from embedding_api.request_queue import MOST_PLACES
+
 DEFAULT_MODEL = "BAAI/bge-small-en-v1.5"
 DEFAULT_REVISION = "5c38ec7c405ec4b44b94cc5a9bb96e735b38267a"
 
@@ -34,7 +36,10 @@ class Settings:
     max_texts: int = 2048
     max_body_bytes: int = 8 * 1024 * 1024
     max_tokens: int = 131072
+    max_waiting: int = 128
+    client_timeout: int = 10
     api_keys: tuple[str, ...] = field(default=(), repr=False)
+    open_metrics: bool = False
     cors_origins: tuple[str, ...] = ()
     log_format: str = "text"
     log_level: str = "info"
@@ -59,7 +64,10 @@ class Settings:
             max_texts=_whole_number(env, "EMBEDDING_MAX_TEXTS", cls.max_texts),
             max_body_bytes=_whole_number(env, "EMBEDDING_MAX_BODY_BYTES", cls.max_body_bytes),
             max_tokens=_whole_number(env, "EMBEDDING_MAX_TOKENS", cls.max_tokens),
+            max_waiting=_whole_number(env, "EMBEDDING_MAX_WAITING", cls.max_waiting, MOST_PLACES),
+            client_timeout=_whole_number(env, "EMBEDDING_CLIENT_TIMEOUT", cls.client_timeout),
             api_keys=_api_keys(env),
+            open_metrics=_one_of(env, "EMBEDDING_METRICS", "key", "open") == "open",
             cors_origins=_cors_origins(env),
             log_format=_one_of(env, "EMBEDDING_LOG_FORMAT", "text", "json"),
             log_level=_one_of(env, "EMBEDDING_LOG_LEVEL", "info", "warning", "error"),

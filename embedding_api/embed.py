@@ -2,7 +2,7 @@
 
 from time import perf_counter
 
-from flask import Blueprint, current_app
+from flask import Blueprint, current_app, g
 
 from embedding_api import logs
 from embedding_api.encoder import TooManyTokens
@@ -37,7 +37,9 @@ def embed():
         # Proxies give all headers together 4 KB as a rule: the first texts stand for the rest.
         named = tokens.truncated[:MAX_NAMED]
         response.headers["X-Truncated-Texts"] = ",".join(map(str, named))
-    response.headers["Server-Timing"] = f"tokenize;dur={tokenize_ms}, encode;dur={encode_ms}"
+    response.headers["Server-Timing"] = (
+        f"queue;dur={g.figures.get('queue_ms', 0)}, tokenize;dur={tokenize_ms}, encode;dur={encode_ms}"
+    )
     return response
 
 

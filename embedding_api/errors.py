@@ -5,6 +5,8 @@ import traceback
 from flask import current_app, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
+from embedding_api import metrics
+
 
 class ApiError(Exception):
     """An error that the client is told about.
@@ -27,6 +29,22 @@ class ApiError(Exception):
         self.headers = headers
 
 
+class ClientGone(Exception):
+    """The client has closed its connection, and nobody waits for the answer."""
+
+
+def overloaded():
+    """The error for a request that there is no room for."""
+    message = "More requests wait than the service can take up. Send the request again in a second or later."
+    return ApiError(503, "overloaded", message, headers=[("Retry-After", "1")])
+
+
+def stopping():
+    """The error for a request that comes too late."""
+    message = "The service is about to stop. Send the request again in some seconds."
+    return ApiError(503, "stopping", message, headers=[("Retry-After", "5")])
+
+
 def error_body(status, code, message, param=None, details=None):
     """The body of an error response, as a dictionary."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
@@ -41,10 +59,20 @@ def trace(error):
 def init_app(app):
     app.register_error_handler(ApiError, _render)
     app.register_error_handler(HTTPException, _render_http_exception)
+    app.register_error_handler(ClientGone, _render_client_gone)
     app.register_error_handler(Exception, _render_unexpected)
+    app.before_request(_raise_refusal)
+
+
+def _raise_refusal():
+    # The server has found a reason to refuse the request before the application saw it.
+    refusal = getattr(request.environ.get("gunicorn.socket"), "refusal", None)
+    if refusal:
+        raise refusal
 
 
 def _render(error):
+    metrics.errors.labels(error.code).inc()
     response = current_app.json.response(error_body(error.status, error.code, str(error), error.param, error.details))
     response.status_code = error.status
     response.headers.extend(error.headers)
@@ -64,6 +92,12 @@ def _render_http_exception(error):
     # The exception's own headers say, for example, which methods are allowed; its body would be HTML.
     headers = [(name, value) for name, value in error.get_headers() if name.lower() != "content-type"]
     return _render(ApiError(error.code, error.name.lower().replace(" ", "_"), message, headers=headers))
+
+
+def _render_client_gone(error):
+    # nginx's number for it, for the log and the metrics. A client that reads it has closed its sending half only.
+    message = "The connection was closed for sending before the answer was ready. Keep it open until then."
+    return _render(ApiError(499, "client_gone", message))
 
 
 def _render_unexpected(error):

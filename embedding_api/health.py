@@ -1,6 +1,10 @@
-"""`GET /`: what this is. `GET /health`: it is alive, and with which model. `GET /info`: all there is to know of it."""
+"""`GET /health`: it is alive. `GET /ready`: it computes right vectors. `GET /`, `GET /info`: what it is."""
 
 from flask import Blueprint, current_app
+
+import embedding_api
+from embedding_api.errors import ApiError, stopping
+from embedding_api.request_queue import QUEUE
 
 blueprint = Blueprint("health", __name__)
 
@@ -11,6 +15,8 @@ def index():
         "message": 'This is an embedding API: POST {"texts": ["…"]} to /embed and get a vector for each text.',
         "embed": "/embed",
         "health": "/health",
+        "ready": "/ready",
+        "metrics": "/metrics",
         "info": "/info",
     }
 
@@ -20,10 +26,22 @@ def health():
     return {"status": "ok", **_model(current_app.extensions["encoder"])}
 
 
+@blueprint.get("/ready")
+def ready():
+    if QUEUE.closes:
+        raise stopping()
+    if not current_app.extensions["encoder"].is_sane():
+        raise ApiError(
+            503, "not_ready", "The model no longer gives the vectors it gave at the start. Restart the service."
+        )
+    return {"status": "ready"}
+
+
 @blueprint.get("/info")
 def info():
     encoder, settings = current_app.extensions["encoder"], current_app.extensions["settings"]
     return {
+        "version": embedding_api.__version__,
         **_model(encoder),
         "revision": encoder.revision,
         "max_length": encoder.max_length,
@@ -33,6 +51,8 @@ def info():
             "texts": settings.max_texts,
             "tokens": settings.max_tokens,
             "body_bytes": settings.max_body_bytes,
+            "waiting": settings.max_waiting,
+            "client_timeout": settings.client_timeout,
         },
     }
 

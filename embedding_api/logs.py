@@ -63,7 +63,8 @@ def note(**figures):
 
 def _start():
     g.started = perf_counter()
-    g.figures = {}
+    waited = getattr(request.environ.get("gunicorn.socket"), "waited", None)
+    g.figures = {} if waited is None else {"queue_ms": round(1000 * waited, 2)}
 
 
 def _log_request(response):

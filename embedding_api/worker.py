@@ -1,42 +1,132 @@
-"""Gunicorn's sync worker, with errors in the service's own shape and an ear for clients that are still sending."""
+"""Gunicorn's sync worker, behind a door: it takes whole requests from the queue that all workers share."""
 
-import socket
-import time
+import os
+import resource
+import select
+import sys
 
+import h11
 import orjson
-from gunicorn import util
 from gunicorn.http import errors as http
 from gunicorn.workers.sync import SyncWorker
 
-from embedding_api import request_id
-from embedding_api.errors import error_body, trace
+from embedding_api import metrics, request_id
+from embedding_api.config import process_settings
+from embedding_api.door import Door
+from embedding_api.errors import ClientGone, error_body, trace
+from embedding_api.exchange import Exchange
+from embedding_api.request_queue import QUEUE
+from embedding_api.visit import unread
 
-# What a refused client may still send. Closing the connection in the middle of that would lose its answer.
-DISCARD_BYTES = 64 * 1024 * 1024
-DISCARD_SECONDS = 10
-SILENT_SECONDS = 1
+# Seconds until a worker looks around that nobody has woken: should the one die that was woken for a request.
+LOOK_SECONDS = 1
+# File descriptors: a client needs two, and a request that waits two more.
+DESCRIPTORS = 4096
 
 _STATUS = {
     http.LimitRequestLine: (414, "URI Too Long", "uri_too_long"),
     http.LimitRequestHeaders: (431, "Request Header Fields Too Large", "headers_too_large"),
     http.ExpectationFailed: (417, "Expectation Failed", "expectation_failed"),
     http.ForbiddenProxyRequest: (403, "Forbidden", "forbidden"),
+    TimeoutError: (408, "Request Timeout", "request_timeout"),
 }
 _BAD_REQUEST = (400, "Bad Request", "malformed_request")
+_MESSAGES = {408: "The request took too long to arrive. Send it in one go, or over a faster connection."}
 
 
 class Worker(SyncWorker):
-    def handle_request(self, listener, req, client, addr):
-        super().handle_request(listener, req, client, addr)
-        _close(client)
+    """Computes in its main thread; its `Door` deals with the clients in another."""
+
+    @classmethod
+    def check_config(cls, cfg, log):
+        if cfg.is_ssl or cfg.proxy_protocol != "off":
+            sys.exit(
+                "Error: The service speaks neither TLS nor the PROXY protocol: leave out these options, and put a"
+                " proxy such as nginx in front of it."
+            )
+
+    def init_process(self):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < DESCRIPTORS:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(DESCRIPTORS, hard), hard))
+        self._exchange = None
+        self._door = None
+        super().init_process()
+
+    def run(self):
+        for listener in self.sockets:
+            listener.setblocking(False)
+        self._ready = select.epoll()
+        self._ready.register(self.PIPE[0], select.EPOLLIN)
+        # One worker wakes up for a request, and not all.
+        self._ready.register(QUEUE, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+        self._door = Door(self.sockets, self, process_settings(), self.log)
+        self._door.start()
+        while self.alive and self._door.is_alive() and self.is_parent_alive():
+            self._serve_next()
+        # A reload, a recycled worker: the others go on. The end of all: what was accepted is answered.
+        while QUEUE.closes and (QUEUE.places or self._door.owes):
+            self._serve_next()
+        self._door.leave()
+        while self._door.is_alive():
+            self.notify()
+            self._door.join(LOOK_SECONDS)
+
+    def _serve_next(self):
+        self.notify()
+        request = QUEUE.get()
+        if request is None:
+            self.wait(LOOK_SECONDS)
+            return
+        client = request.client
+        client.setblocking(False)
+        self._exchange = Exchange(client, request.head, request.body, request.waited)
+        try:
+            self.answer(self._exchange, _address(client))
+            answer = b"".join(self._exchange.answer)
+        finally:
+            self._exchange = None
+        try:
+            sent = client.send(answer)
+            if sent == len(answer) and not unread(client):
+                client.close()
+                return
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            metrics.dropped.labels("gone").inc()
+            client.close()
+            return
+        self._door.finish(client, answer[sent:])
+
+    def wait(self, timeout):
+        if any(descriptor == self.PIPE[0] for descriptor, _ in self._ready.poll(timeout)):
+            os.read(self.PIPE[0], 4096)
+
+    def notify(self):
+        """Tell Gunicorn that this worker lives, and stop computing what nobody waits for any longer."""
+        super().notify()
+        if self._exchange and self._exchange.client_has_gone():
+            raise ClientGone
+
+    def handle_exit(self, sig, frame):
+        super().handle_exit(sig, frame)
+        if self._door and not QUEUE.refuses:
+            self._door.leave()
+
+    def answer(self, exchange, address):
+        """Have Gunicorn read a request, and the application answer it."""
+        self.handle(exchange.client, exchange, address)
 
     def handle_error(self, req, client, addr, exc):
         """Answer what never reached the application, such as a request that is not HTTP."""
         name = request_id.new_id()
         about = {"request_id": name}
-        if isinstance(exc, http.ParseException):
+        if isinstance(exc, http.ParseException | h11.RemoteProtocolError | TimeoutError):
             status, reason, code = _STATUS.get(type(exc), _BAD_REQUEST)
-            message = f"The request is not valid HTTP: {str(exc)[:200]}."
+            if getattr(exc, "error_status_hint", 400) == 431:
+                status, reason, code = _STATUS[http.LimitRequestHeaders]
+            message = _MESSAGES.get(status, f"The request is not valid HTTP: {str(exc)[:200]}.")
             self.log.warning("Refused with %d: %s", status, type(exc).__name__, extra=about)
         else:
             status, reason, code = 500, "Internal Server Error", "internal_error"
@@ -47,23 +137,14 @@ class Worker(SyncWorker):
             f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n{request_id.HEADER}: {name}\r\n\r\n"
         )
-        try:
-            util.write_nonblock(client, head.encode() + body)
-        except OSError:
-            self.log.debug("The client has gone", extra=about)
-        _close(client)
+        client.sendall(head.encode() + body)
+        metrics.count(None, status)
+        metrics.errors.labels(code).inc()
 
 
-def _close(client):
-    """Say that the answer is complete, let the client finish what it sends, and close the connection."""
-    deadline = time.monotonic() + DISCARD_SECONDS
-    left = DISCARD_BYTES
+def _address(client):
     try:
-        client.shutdown(socket.SHUT_WR)
-        client.settimeout(SILENT_SECONDS)
-        while left > 0 and time.monotonic() < deadline and (data := client.recv(65536)):
-            left -= len(data)
+        return client.getpeername()
     except OSError:
-        # The client has gone, or is silent.
-        pass
-    client.close()
+        # It has gone; so the application will find.
+        return ""

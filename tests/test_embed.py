@@ -46,7 +46,7 @@ def test_headers_count_texts_and_tokens(client):
     headers = embed(client, ["abc", "de"]).headers
     assert (headers["X-Texts"], headers["X-Tokens"], headers["X-Truncated"]) == ("2", "9", "0")
     assert "X-Truncated-Texts" not in headers
-    assert [part.split(";")[0] for part in headers["Server-Timing"].split(", ")] == ["tokenize", "encode"]
+    assert [part.split(";")[0] for part in headers["Server-Timing"].split(", ")] == ["queue", "tokenize", "encode"]
 
 
 def test_long_texts_are_truncated_and_named(client):

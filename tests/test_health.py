@@ -1,3 +1,6 @@
+from embedding_api import __version__
+
+
 def test_health_names_the_model(client):
     health = {"status": "ok", "model": "tiny", "dimension": 8, "engine": "tiny", "dtype": "float32"}
     assert client.get("/health").json == health
@@ -11,5 +14,7 @@ def test_index_says_what_this_is(client):
 def test_info_has_what_a_client_must_know(client):
     info = client.get("/info").json
     assert (info["model"], info["dimension"], info["max_length"], info["query_prompt"]) == ("tiny", 8, 16, "q: ")
-    assert info["limits"] == {"texts": 10, "tokens": 100, "body_bytes": 10_000}
+    limits = {"texts": 10, "tokens": 100, "body_bytes": 10_000, "waiting": 128, "client_timeout": 10}
+    assert info["limits"] == limits
+    assert info["version"] == __version__
     assert (info["revision"], info["engine"], info["dtype"], info["workers"]) == (None, "tiny", "float32", 1)

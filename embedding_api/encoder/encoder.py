@@ -1,5 +1,6 @@
 """The encoder: prompts, tokenizing, micro-batches, normalisation."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,6 +11,11 @@ from embedding_api.encoder.cores import Cores
 # Tokens in one forward pass, padding included: the fastest size measured for float32 on one core (activations of more
 # no longer fit its cache), and short enough that a worker reports to Gunicorn every second or so.
 MICRO_BATCH_TOKENS = 1024
+
+# What a healthy model is known by, and how long that is believed: probes come from several places, and may be many.
+CANARY = "a"
+CANARY_SECONDS = 1
+CANARY_TOLERANCE = 0.01
 
 
 class Encoder:
@@ -34,7 +40,10 @@ class Encoder:
         self.dtype = dtype
         self._engine = engine
         self.max_length = tokenizer.max_length
-        self.dimension = engine.forward(tokenizer(["dimension"]).ids).shape[1]
+        self._canary = tokenizer([CANARY]).ids
+        self._canary_vector = engine.forward(self._canary)
+        self._canary_lived = None
+        self.dimension = self._canary_vector.shape[1]
         self._cores, self._worker = Cores(1), 0
         self._heartbeat = _do_nothing
 
@@ -59,14 +68,29 @@ class Encoder:
         Args:
             cores: the `Cores` that all workers share.
             worker: this worker's number.
-            heartbeat: called every second or so while it tokenizes and encodes, so that a long request is not taken
-                for a hang.
+            heartbeat: called before each micro-batch, and every second or so while it tokenizes, so that a long
+                request is not taken for a hang. What it raises ends the work.
         """
         self._cores, self._worker = cores, worker
         self._heartbeat = heartbeat
         # No request shall pay for the first touch of the layers' weights, nor for starting threads.
         torch.set_num_threads(cores.most)
-        self._engine.forward(self.tokenize(["a"]).ids)
+        self._engine.forward(self._canary)
+
+    def is_sane(self):
+        """Whether a known text still gets the vector it got when the model was loaded, at most a second ago.
+
+        For another thread than the one that encodes; it says nothing about that one, so there is no heartbeat.
+        """
+        now = time.monotonic()
+        if self._canary_lived is None or now - self._canary_lived > CANARY_SECONDS:
+            torch.set_num_threads(self._cores.share)
+            difference = np.abs(self._engine.forward(self._canary) - self._canary_vector).max()
+            # The threads' number may change the last bits. Written so that it is false for a NaN.
+            if not difference <= CANARY_TOLERANCE * np.abs(self._canary_vector).max():
+                return False
+            self._canary_lived = now
+        return True
 
     def tokenize(self, texts, *, is_query=False, max_tokens=None):
         """Texts to a `TokenizedTexts`, each with the query prompt before it if they are queries.
@@ -89,9 +113,9 @@ class Encoder:
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         try:
             for batch in _micro_batches([len(text) for text in texts], self._engine.pads):
+                self._heartbeat()
                 torch.set_num_threads(self._cores.take(self._worker))
                 vectors[batch] = self._engine.forward([texts[index] for index in batch])
-                self._heartbeat()
         finally:
             self._cores.give_back(self._worker)
         if normalize:

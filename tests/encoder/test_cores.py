@@ -77,7 +77,7 @@ def test_the_cores_of_a_worker_that_died_are_given_back(worker, monkeypatch, clo
     config = runpy.run_path(str(ROOT / "gunicorn.conf.py"))
     MACHINE.take(worker)
     assert MACHINE.take(8) == 1
-    config["child_exit"](None, SimpleNamespace(age=worker))
+    config["child_exit"](None, SimpleNamespace(place=worker))
     clock(1.1)
     assert MACHINE.take(8) == 4
     MACHINE.give_back(8)

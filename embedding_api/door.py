@@ -1,0 +1,160 @@
+"""The door of a worker: a thread that deals with all clients, so that none of them costs the worker any time.
+
+The worker's main thread computes, and torch lets other threads run meanwhile. So probes and refusals are answered while
+every worker is busy, and a client that is slow to send or to read holds up nobody.
+"""
+
+import collections
+import os
+import select
+import threading
+import time
+
+from embedding_api import metrics
+from embedding_api.visit import Visit
+
+# Seconds after which a deadline may be noticed.
+TICK = 1
+# Seconds that a worker which leaves waits for clients that have not said anything yet.
+SILENCE = 1
+# For all clients of a worker together: beyond it the oldest are left, and large bodies refused.
+MOST_VISITS = 1000
+MOST_BYTES = 64 * 1024 * 1024
+
+
+class Door(threading.Thread):
+    """Lets clients in, and sees them off.
+
+    Args:
+        listeners: the listening sockets, which all workers share.
+        worker: the `Worker`, which writes the answers.
+        settings: the service's `Settings`.
+        log: a logger.
+    """
+
+    def __init__(self, listeners, worker, settings, log):
+        super().__init__(name="door", daemon=True)
+        self.answer, self.refuse = worker.answer, worker.handle_error
+        self.timeout = settings.client_timeout
+        self.max_waiting = settings.max_waiting
+        self.max_body_bytes = settings.max_body_bytes
+        self._log = log
+        self._listeners = {listener.fileno(): listener for listener in listeners}
+        self._epoll = select.epoll()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._bell, select.EPOLLIN)
+        self._unsent = collections.deque()
+        self._visits = {}
+        self._waits_for = {}
+        self._held = 0
+        self._leaving = False
+
+    def has_room(self, size):
+        """Whether so many more bytes may be held. Small bodies always find room: their number is bounded."""
+        return self._held + size <= MOST_BYTES or size < 64 * 1024
+
+    def finish(self, client, answer):
+        """Send the rest of an answer, from another thread."""
+        self._unsent.append((client, answer))
+        os.eventfd_write(self._bell, 1)
+
+    def leave(self):
+        """Let nobody else in, and end when the last client has left; from another thread or a signal handler."""
+        self._leaving = True
+        os.eventfd_write(self._bell, 1)
+
+    @property
+    def owes(self):
+        """Whether there are clients who asked for something before the service was told to stop."""
+        return bool(self._unsent) or any(not visit.late and not visit.silent for visit in list(self._visits.values()))
+
+    def run(self):
+        for listener in self._listeners:
+            # One worker wakes up for a client, and not all.
+            self._epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+        while not (self._leaving and not self._listeners and not self._visits and not self._unsent):
+            for descriptor, _ in self._epoll.poll(TICK):
+                if descriptor in self._listeners:
+                    self._accept(self._listeners[descriptor])
+                elif descriptor == self._bell:
+                    os.eventfd_read(self._bell)
+                elif visit := self._visits.get(descriptor):
+                    self._resume(visit)
+            while self._unsent:
+                client, answer = self._unsent.popleft()
+                self._begin(Visit(client, None, self, answer))
+            if self._leaving and self._listeners:
+                self._close()
+            self._expire()
+
+    def _close(self):
+        for descriptor in self._listeners:
+            self._epoll.unregister(descriptor)
+        self._listeners = {}
+        for visit in self._visits.values():
+            if visit.silent:
+                visit.deadline = min(visit.deadline, time.monotonic() + SILENCE)
+
+    def _accept(self, listener):
+        try:
+            client, address = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+            # Another worker was faster, or the client has gone again.
+            return
+        except OSError as error:
+            self._log.error("Cannot accept a client: %s", error.strerror)
+            self._leave_oldest()
+            return
+        client.setblocking(False)
+        self._begin(Visit(client, address, self))
+
+    def _begin(self, visit):
+        self._visits[visit.client.fileno()] = visit
+        self._resume(visit)
+        while len(self._visits) > 1 and (len(self._visits) > MOST_VISITS or self._held > MOST_BYTES):
+            self._leave_oldest()
+
+    def _leave_oldest(self):
+        if self._visits:
+            metrics.dropped.labels("crowded").inc()
+            self._end(next(iter(self._visits.values())))
+
+    def _resume(self, visit, error=None):
+        """Go on with a visit until it has to wait again, or is over."""
+        descriptor, held = visit.client.fileno(), visit.held
+        try:
+            event = visit.course.throw(error) if error else next(visit.course)
+        except StopIteration:
+            self._end(visit)
+        except TimeoutError:
+            self._end(visit)
+        except OSError:
+            metrics.dropped.labels("gone").inc()
+            self._end(visit)
+        except Exception:
+            self._log.exception("A client's visit failed")
+            self._end(visit)
+        else:
+            waits_for = self._waits_for.get(descriptor)
+            if waits_for is None:
+                self._epoll.register(descriptor, event)
+            elif waits_for != event:
+                self._epoll.modify(descriptor, event)
+            self._waits_for[descriptor] = event
+        self._held += visit.held - held
+
+    def _end(self, visit):
+        descriptor = visit.client.fileno()
+        del self._visits[descriptor]
+        if self._waits_for.pop(descriptor, None):
+            self._epoll.unregister(descriptor)
+        visit.course.close()
+        visit.client.close()
+        self._held -= visit.held
+        visit.held = 0
+
+    def _expire(self):
+        now = time.monotonic()
+        for visit in [visit for visit in self._visits.values() if visit.deadline < now]:
+            metrics.dropped.labels("slow").inc()
+            self._resume(visit, TimeoutError())

@@ -1,0 +1,121 @@
+"""`GET /metrics`: figures for Prometheus, summed over all workers, the living and the dead.
+
+Each worker writes to files in a directory that Gunicorn's configuration has made, and whichever is asked reads all of
+them. The files are named by the worker's place among its siblings and not by its process id: who takes the place of a
+dead worker goes on with its counts, so nothing is lost, and there are never more files than workers at a time.
+"""
+
+import os
+from time import perf_counter
+
+from flask import Blueprint, Response, current_app, g, request
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+import embedding_api
+from embedding_api.request_queue import QUEUE
+
+blueprint = Blueprint("metrics", __name__)
+
+_DIRECTORY = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+_place = 0
+if _DIRECTORY:
+    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: _place)
+
+# Where there is no such directory, as in tests, this process alone is counted.
+_process = CollectorRegistry()
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+def _metric(kind, name, about, labels=(), **options):
+    return kind(f"embedding_{name}", about, labels, registry=_process, **options)
+
+
+_requests = _metric(Counter, "requests", "Answers, by the request's route and their status.", ["route", "status"])
+errors = _metric(Counter, "errors", "Answers that are errors, by their code.", ["code"])
+_seconds = _metric(Histogram, "request_seconds", "Work on a request, without its wait.", ["route"], buckets=_SECONDS)
+_queue_seconds = _metric(Histogram, "queue_seconds", "Wait of a request for a worker.", buckets=_SECONDS)
+_in_progress = _metric(Gauge, "requests_in_progress", "Requests being worked on.", multiprocess_mode="livesum")
+_texts = _metric(Counter, "texts", "Texts embedded.")
+_tokens = _metric(Counter, "tokens", "Tokens embedded.")
+_truncated = _metric(Counter, "truncated_texts", "Texts embedded without their end.")
+_request_texts = _metric(Histogram, "request_texts", "Texts in a request.", buckets=[2**n for n in range(12)])
+_request_tokens = _metric(Histogram, "request_tokens", "Tokens in a request.", buckets=[2**n for n in range(3, 18)])
+dropped = _metric(Counter, "connections_dropped", "Connections closed before they were done, by reason.", ["reason"])
+_workers = _metric(Counter, "workers_started", "Workers started, the first ones included.")
+
+
+def run_in_worker(place):
+    """Settle in a worker process after the fork. `place` is its number among those that live, from 1."""
+    global _place
+    _place = place
+    _workers.inc()
+
+
+def forget(place):
+    """What the worker in this place was doing when it ended, it no longer does."""
+    if _DIRECTORY:
+        mark_process_dead(place, _DIRECTORY)
+
+
+def count(route, status):
+    """Note an answer; `route` is None where the request had none."""
+    _requests.labels(route or "none", status).inc()
+
+
+def init_app(app):
+    app.register_blueprint(blueprint)
+    app.before_request(_begin)
+    app.after_request(_observe)
+    app.teardown_request(_end)
+
+
+@blueprint.get("/metrics")
+def metrics():
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, _DIRECTORY) if _DIRECTORY else registry.register(_process)
+    registry.register(_Service(current_app.extensions["encoder"]))
+    return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+
+
+class _Service:
+    """What is known at any time and need not be counted."""
+
+    def __init__(self, encoder):
+        self._encoder = encoder
+
+    def collect(self):
+        waiting = "Requests that wait for a worker; one with a large body counts once for each 64 KB."
+        yield GaugeMetricFamily("embedding_requests_waiting", waiting, QUEUE.places)
+        about = {"version": embedding_api.__version__, "revision": self._encoder.revision or ""}
+        about |= {name: str(getattr(self._encoder, name)) for name in ("dimension", "engine", "dtype")}
+        about["model"] = self._encoder.model_name
+        info = GaugeMetricFamily("embedding_model_info", "The model that is served, always 1.", labels=list(about))
+        info.add_metric(list(about.values()), 1)
+        yield info
+
+
+def _begin():
+    _in_progress.inc()
+    g.in_progress = True
+
+
+def _observe(response):
+    route = request.url_rule.rule if request.url_rule else None
+    count(route, response.status_code)
+    _seconds.labels(route or "none").observe(perf_counter() - g.started)
+    if "queue_ms" in g.figures:
+        _queue_seconds.observe(g.figures["queue_ms"] / 1000)
+    if "texts" in g.figures:
+        _texts.inc(g.figures["texts"])
+        _tokens.inc(g.figures["tokens"])
+        _truncated.inc(g.figures["truncated"])
+        _request_texts.observe(g.figures["texts"])
+        _request_tokens.observe(g.figures["tokens"])
+    return response
+
+
+def _end(error):
+    if g.pop("in_progress", False):
+        _in_progress.dec()

@@ -1,0 +1,203 @@
+"""One client's visit: its request is read, handed on or answered, and its connection closed, without ever blocking."""
+
+import os
+import select
+import socket
+import time
+
+import h11
+
+from embedding_api.errors import overloaded, stopping
+from embedding_api.exchange import Exchange
+from embedding_api.request_queue import QUEUE
+
+READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+
+# All that a head may have; Gunicorn's limits for its parts are below that.
+HEAD_BYTES = 64 * 1024
+# A client that moves so many bytes a second, either way, is not cut off.
+SLOWEST = 32 * 1024
+# What may come beside the body, with the head: an eighth of the body more. Chunks of a byte each would cost minutes.
+CHUNK_OVERHEAD = 2 * HEAD_BYTES
+# What a client that has its answer may still send: closing the connection in the middle of that would lose the answer.
+DISCARD_BYTES = 64 * 1024 * 1024
+DISCARD_SECONDS = 10
+
+_READ_BYTES = 64 * 1024
+# What takes no time, and must be answered while every worker computes.
+_ANSWERED_HERE = {b"GET", b"HEAD", b"OPTIONS"}
+
+
+class Visit:
+    """A client's connection from the first byte to the last.
+
+    Args:
+        client: its socket, which does not block.
+        address: its address, as `accept` gives it.
+        door: the `Door` it came in by.
+        answer: what is to be sent, if that is all there is left to do.
+
+    Attributes:
+        course: a generator that does all that can be done, and yields READ or WRITE for what it waits for.
+        deadline: when it is over at the latest, in seconds of the monotonic clock.
+        held: the bytes of memory it takes.
+        silent: whether nothing has come from the client yet.
+        late: whether it came after the service had been told to stop.
+    """
+
+    def __init__(self, client, address, door, answer=None):
+        self.client = client
+        self.held = 0
+        self.silent = answer is None
+        self.late = QUEUE.refuses and answer is None
+        self._address = address
+        self._door = door
+        self._complete = answer is not None
+        self._allow(door.timeout)
+        self.course = self._attend() if answer is None else self._send(answer)
+
+    def _allow(self, seconds):
+        self.deadline = time.monotonic() + seconds
+
+    def _attend(self):
+        try:
+            exchange = yield from self._receive()
+        except (h11.RemoteProtocolError, TimeoutError) as error:
+            exchange = Exchange(self.client, b"")
+            self._door.refuse(None, exchange, self._address, error)
+        else:
+            if exchange is None:
+                return
+            self._door.answer(exchange, self._address)
+        self.held = 0
+        yield from self._send(b"".join(exchange.answer))
+
+    def _receive(self):
+        """Read the request. Returns its `Exchange`, or None if there is nothing to answer, or a worker will do it."""
+        parser = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
+        request = None
+        received = 0
+        with open(os.memfd_create("body"), "r+b", buffering=0) as body:
+            while True:
+                event = parser.next_event()
+                if isinstance(event, h11.Request):
+                    request = event
+                    headers = dict(request.headers)
+                    announced = headers.get(b"content-length")
+                    if announced and b"transfer-encoding" in headers:
+                        raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding say where it ends")
+                    if announced and int(announced) > self._door.max_body_bytes:
+                        # The application says so without reading it.
+                        return Exchange(self.client, _head(request, int(announced)))
+                    if announced and not self._door.has_room(int(announced)):
+                        return Exchange(self.client, _head(request, 0), refusal=overloaded())
+                    self.held = int(announced or 0)
+                elif isinstance(event, h11.Data):
+                    body.write(event.data)
+                    self.held = max(self.held, body.tell())
+                    if body.tell() > self._door.max_body_bytes:
+                        return Exchange(self.client, _head(request, body.tell()))
+                    if not self._door.has_room(0):
+                        return Exchange(self.client, _head(request, 0), refusal=overloaded())
+                elif isinstance(event, h11.EndOfMessage):
+                    self._complete = not parser.trailing_data[0]
+                    return self._hand_on(request, body)
+                elif event is h11.NEED_DATA:
+                    if request and received - body.tell() > CHUNK_OVERHEAD + body.tell() // 8:
+                        raise h11.RemoteProtocolError("the chunks of the body are too small")
+                    if parser.they_are_waiting_for_100_continue:
+                        self.client.send(parser.send(h11.InformationalResponse(status_code=100, headers=[])))
+                    data = yield from self._read()
+                    if not data and request is None:
+                        return None
+                    received += len(data)
+                    parser.receive_data(data)
+                else:
+                    return None
+
+    def _hand_on(self, request, body):
+        """Give the request to a worker; if none of them need or can take it, return its `Exchange`."""
+        head = _head(request, body.tell())
+        if self.late and request.method not in _ANSWERED_HERE:
+            return Exchange(self.client, head, refusal=stopping())
+        if request.method in _ANSWERED_HERE:
+            return Exchange(self.client, head)
+        try:
+            if QUEUE.places >= self._door.max_waiting:
+                return Exchange(self.client, head, refusal=overloaded())
+            length = body.tell()
+            body.write(head)
+            body.seek(0)
+            QUEUE.put(self.client, body.fileno(), len(head), length)
+        except OSError:
+            return Exchange(self.client, head, refusal=overloaded())
+        return None
+
+    def _read(self):
+        """What has arrived; nothing if the client has closed, or has said nothing until its time was over."""
+        while True:
+            try:
+                data = self.client.recv(_READ_BYTES)
+            except BlockingIOError:
+                try:
+                    yield READ
+                except TimeoutError:
+                    if self.silent:
+                        return b""
+                    raise
+            else:
+                self.silent = False
+                self.deadline += len(data) / SLOWEST
+                return data
+
+    def _send(self, answer):
+        rest = memoryview(answer)
+        self._allow(self._door.timeout)
+        while rest:
+            try:
+                sent = self.client.send(rest)
+            except BlockingIOError:
+                self.held = len(rest)
+                yield WRITE
+            else:
+                rest = rest[sent:]
+                self.deadline += sent / SLOWEST
+        self.held = 0
+        if not self._complete or unread(self.client):
+            yield from self._discard()
+
+    def _discard(self):
+        """Say that the answer is complete, and let the client finish what it sends."""
+        self.client.shutdown(socket.SHUT_WR)
+        self._allow(DISCARD_SECONDS)
+        discarded = 0
+        while discarded < DISCARD_BYTES:
+            try:
+                data = self.client.recv(_READ_BYTES)
+            except BlockingIOError:
+                yield READ
+            else:
+                if not data:
+                    return
+                discarded += len(data)
+
+
+def unread(client):
+    """Whether a client has sent what nobody has read: closing the connection would take its answer from it."""
+    try:
+        return bool(client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return False
+
+
+def _head(request, length):
+    """The request's head as Gunicorn will read it: what was sent, with the length of the body as it has arrived."""
+    lines = [b"%s %s HTTP/%s" % (request.method, request.target, request.http_version)]
+    for name, value in request.headers:
+        chunked = name == b"transfer-encoding"
+        asks = name == b"expect" and value.lower() == b"100-continue"
+        if not chunked and not asks and name != b"content-length":
+            lines.append(b"%s: %s" % (name, value))
+    if length or request.method not in _ANSWERED_HERE:
+        lines.append(b"content-length: %d" % length)
+    return b"\r\n".join([*lines, b"", b""])
