@@ -85,6 +85,17 @@ class Server:
     def get(self, path):
         return _fetch(urllib.request.Request(self.url + path))
 
+    def metrics(self):
+        """What /metrics has: a value for each name with its labels, such as 'embedding_errors_total{code="x"}'."""
+        lines = self.get("/metrics").body.decode().splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+    def connect(self, data=b""):
+        """A connection to the server on which so much has been sent."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        connection.sendall(data)
+        return connection
+
     def embed(self, texts, **fields):
         """POST /embed, and its reply."""
         body = json.dumps({"texts": texts, **fields}).encode()
@@ -92,18 +103,41 @@ class Server:
 
     def raw(self, data, half_close=False):
         """Send bytes as they are; what comes back until the connection closes."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
-            connection.sendall(data)
+        with self.connect(data) as connection:
             if half_close:
                 connection.shutdown(socket.SHUT_WR)
-            answer = b"".join(iter(lambda: connection.recv(65536), b""))
-        return parse(answer)
+            return parse(read(connection))
+
+
+def wait_until(condition, seconds=60):
+    """Come back as soon as a condition holds; it must within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
 
 
 def pss(pid):
     """The proportional set size of a process in MB: its pages, shared ones for their share."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1000
+
+
+def post(body, *headers, path="/embed", content_type="application/json"):
+    """The bytes of a POST request; its length is for the caller to tell in a header."""
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Type: {content_type}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def embed_request(texts):
+    """The bytes of a whole POST /embed."""
+    body = json.dumps({"texts": texts}).encode()
+    return post(body, f"Content-Length: {len(body)}")
+
+
+def read(connection):
+    """All that comes until the connection closes."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 def parse(answer):

@@ -51,8 +51,8 @@ def test_a_path_that_is_no_route_is_not_in_the_log(client, lines, path):
 def test_text_lines_name_the_request(service):
     reply = service.embed(PRIVATE)
     line = next(line for line in service.log().splitlines() if reply.headers["X-Request-ID"] in line)
-    assert re.fullmatch(
-        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \[\d+\] \[INFO\] \[[0-9a-f]{32}\] POST /embed 200 queue_ms=[0-9.]+ texts=1 .*",
+    assert re.match(
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \[\d+\] \[INFO\] \[[0-9a-f]{32}\] POST /embed 200 queue_ms=\S+ texts=1 ",
         line,
     )
     assert PRIVATE not in service.log()

@@ -10,15 +10,9 @@ import numpy as np
 import pytest
 
 from embedding_api.config import usable_cores
-from server import Server, parse, wait_until
+from server import Server, parse, post, wait_until
 
 HELLO = b'{"texts": "hello world"}'
-
-
-def post(body, *headers, path="/embed", content_type="application/json"):
-    """The bytes of a POST request."""
-    lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Type: {content_type}", *headers]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 def chunked(*chunks):
@@ -160,13 +154,7 @@ def test_a_client_that_sends_much_gets_its_answer(service, path, content_type, s
         (b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
         (b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", 400),
         (b"POST /embed HTTP/1.1\r\nHost: x\r\nExpect: a miracle\r\n\r\n", 417),
-        (
-            b"POST /embed HTTP/1.1\r\nHost: x\r\nX: "
-            + b"a" * 9000
-            + b"\r\nContent-Length: 5000000\r\n\r\n"
-            + b" " * 5_000_000,
-            431,
-        ),
+        (post(b" " * 5_000_000, "Content-Length: 5000000", "X: " + "a" * 9000), 431),
         (b"GET /nothing%00%ff%2e%2e/ HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
         (b"TRACE / HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
     ],
