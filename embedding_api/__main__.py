@@ -44,7 +44,9 @@ def serve():
         environment |= _demo_model(error.message)
     click.echo("Loading the model …", err=True)
     os.chdir(ROOT)
-    os.execve(sys.executable, [sys.executable, "-m", "gunicorn", "wsgi:app"], environment)
+    # Not `python -m gunicorn`, which does not start again at a USR2: its modules then hide Python's own.
+    gunicorn = Path(sys.executable).with_name("gunicorn")
+    os.execve(gunicorn, [gunicorn, "wsgi:app"], environment)
 
 
 def _settings():

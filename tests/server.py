@@ -34,12 +34,13 @@ class Server:
     Args:
         environment: variables on top of this process's own.
         directory: where its log goes.
-        command: the module that serves, and its arguments.
+        command: what serves, "gunicorn" or "python", and its arguments.
     """
 
     def __init__(self, environment, directory, command=("gunicorn", "wsgi:app")):
         self._log = Path(directory) / "log"
-        self._command = [sys.executable, "-m", *command]
+        program, *arguments = command
+        self._command = [Path(sys.executable).with_name(program), *arguments]
         self._environment = os.environ | {"BIND": "127.0.0.1:0", "PYTHONUNBUFFERED": "1"} | environment
 
     def __enter__(self):
@@ -47,6 +48,7 @@ class Server:
             self._process = subprocess.Popen(
                 self._command, cwd=ROOT, env=self._environment, stdout=log, stderr=subprocess.STDOUT
             )
+        self.pid = self._process.pid
         deadline = time.monotonic() + START_SECONDS
         while not (listening := re.search(r"Listening at: http://127.0.0.1:(\d+)", self.log())):
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -59,17 +61,22 @@ class Server:
         return self
 
     def __exit__(self, *error):
-        self._process.terminate()
+        if _is_alive(self.pid):
+            os.kill(self.pid, signal.SIGTERM)
         try:
-            self._process.wait(30)
-        except subprocess.TimeoutExpired:
+            self.wait(30)
+        except AssertionError:
             for pid in [*self.workers(), self.pid]:
                 os.kill(pid, signal.SIGKILL)
             self._process.wait()
 
-    @property
-    def pid(self):
-        return self._process.pid
+    def adopt(self, master):
+        """Take another process for the master, the one that its own master has started."""
+        self.pid = master
+
+    def wait(self, seconds):
+        """Wait for the master's end."""
+        wait_until(lambda: self._process.poll() is not None and not _is_alive(self.pid), seconds)
 
     def log(self):
         return self._log.read_text()
@@ -107,6 +114,14 @@ class Server:
             if half_close:
                 connection.shutdown(socket.SHUT_WR)
             return parse(read(connection))
+
+
+def _is_alive(pid):
+    """Whether a process lives; one that has ended and that nobody has asked for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def wait_until(condition, seconds=60):

@@ -69,7 +69,7 @@ def test_a_wrong_setting_stops_the_start(no_hub, environment):
 
 def test_serve_falls_back_to_the_demo_model_and_says_so(no_hub, tmp_path):
     environment = no_hub | {"EMBEDDING_MODEL_NAME": "BAAI/bge-small-en-v1.5", "WEB_CONCURRENCY": "1"}
-    with Server(environment, tmp_path, command=["embedding_api", "serve"]) as server:
+    with Server(environment, tmp_path, command=["python", "-m", "embedding_api", "serve"]) as server:
         assert "DEMO MODEL" in server.log()
         assert "http://127.0.0.1:9 cannot be reached" in server.log()
         reply = server.embed("hello world")

@@ -1,0 +1,115 @@
+import os
+import re
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from embedding_api import create_app
+from embedding_api.config import Settings
+from server import Server, embed_request, wait_until
+from tiny import tiny_encoder
+
+KEY = "0123456789abcdef"
+
+
+@pytest.fixture
+def figure(client):
+    """A function for what /metrics says under a name, as a number."""
+
+    def figure(name):
+        found = re.search(rf"^{re.escape(name)} (\S+)$", client.get("/metrics").text, re.MULTILINE)
+        return float(found[1]) if found else 0
+
+    return figure
+
+
+def test_requests_are_counted_by_route_and_status(client, figure):
+    names = [
+        f'embedding_requests_total{{route="{route}",status="{status}"}}'
+        for route, status in (("/embed", 200), ("/embed", 422), ("/embed", 405), ("none", 404))
+    ]
+    before = [figure(name) for name in names]
+    client.post("/embed", json={"texts": "a"})
+    client.post("/embed", json={"texts": ""})
+    client.post("/embed", json={"texts": 1})
+    client.get("/a text in the path")
+    assert [figure(name) - then for name, then in zip(names, before, strict=True)] == [1, 2, 0, 1]
+    assert "a text" not in client.get("/metrics").text
+
+
+def test_texts_tokens_and_truncated_texts_are_counted(client, figure):
+    names = ["texts_total", "tokens_total", "truncated_texts_total", "request_texts_count", "request_texts_sum"]
+    before = [figure(f"embedding_{name}") for name in names]
+    client.post("/embed", json={"texts": ["a", "ab", "a" * 99]})
+    after = [figure(f"embedding_{name}") for name in names]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [3, 3 + 4 + 16, 1, 1, 3]
+
+
+def test_errors_are_counted_by_code(client, figure):
+    before = figure('embedding_errors_total{code="invalid_json"}')
+    client.post("/embed", data="{", content_type="application/json")
+    assert figure('embedding_errors_total{code="invalid_json"}') == before + 1
+
+
+def test_only_the_scrape_itself_is_in_progress(client, figure):
+    client.post("/embed", json={"texts": ""})
+    assert figure("embedding_requests_in_progress") == 1
+    assert figure("embedding_requests_waiting") == 0
+
+
+def test_the_model_is_named(client):
+    assert 'dimension="8",dtype="float32",engine="tiny",model="tiny"' in client.get("/metrics").text
+
+
+@pytest.mark.parametrize(("open_metrics", "status"), [(False, 401), (True, 200)])
+def test_a_key_is_asked_for_unless_the_metrics_are_open(open_metrics, status):
+    client = create_app(Settings(api_keys=(KEY,), open_metrics=open_metrics), tiny_encoder()).test_client()
+    assert client.get("/metrics").status_code == status
+    assert client.get("/metrics", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+
+
+def directory(server):
+    """Where a service has its metrics."""
+    maps = Path(f"/proc/{server.workers()[0]}/maps").read_text()
+    return Path(re.search(r"\S+/embedding-metrics-\S+?(?=/)", maps)[0])
+
+
+def test_one_scrape_has_what_the_clients_counted_while_workers_died(tmp_path):
+    environment = {"PYTHONPATH": "tests", "WEB_CONCURRENCY": "2", "EMBEDDING_MAX_WAITING": "8"}
+    with Server(environment, tmp_path, ["gunicorn", "slow_wsgi:app"]) as server:
+        wait_until(lambda: len(server.workers()) == 2)
+        seen = {200: 0, 422: 0, 503: 0}
+        texts = lost = deaths = 0
+        for round_ in range(4):
+            with ThreadPoolExecutor(24) as pool:
+                replies = list(pool.map(server.embed, [["a", "b"], "", *["a"] * 22]))
+            for reply in replies:
+                seen[reply.status] += 1
+                texts += int(reply.headers.get("X-Texts", 0))
+            # Both workers compute when they die; a reload replaces those that live in between.
+            before = set(server.workers())
+            with ThreadPoolExecutor(2) as pool:
+                busy = [pool.submit(server.raw, embed_request("abcdefgh")) for _ in range(2)]
+                wait_until(lambda: server.metrics()["embedding_requests_in_progress"] == 3)
+                for pid in before:
+                    os.kill(pid, signal.SIGKILL)
+                lost += sum(reply.exception() is not None for reply in busy)
+            deaths += len(before)
+            wait_until(lambda before=before: len(set(server.workers()) - before) == 2)
+            if round_ == 1:
+                files = sorted(path.name for path in directory(server).iterdir())
+        figures = server.metrics()
+        embedded = {
+            status: figures.get(f'embedding_requests_total{{route="/embed",status="{status}"}}', 0) for status in seen
+        }
+        assert embedded == seen
+        assert figures["embedding_texts_total"] == texts
+        assert figures["embedding_queue_seconds_count"] == seen[200] + seen[422]
+        assert figures["embedding_workers_started_total"] == 2 + deaths
+        assert figures["embedding_requests_in_progress"] == 1
+        assert lost == deaths == 8
+        place = directory(server)
+        assert sorted(path.name for path in place.iterdir()) == files
+    assert not place.exists()
