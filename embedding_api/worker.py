@@ -3,7 +3,6 @@
 import os
 import resource
 import select
-import sys
 
 import h11
 import orjson
@@ -36,14 +35,6 @@ _MESSAGES = {408: "The request took too long to arrive. Send it in one go, or ov
 
 class Worker(SyncWorker):
     """Computes in its main thread; its `Door` deals with the clients in another."""
-
-    @classmethod
-    def check_config(cls, cfg, log):
-        if cfg.is_ssl or cfg.proxy_protocol != "off":
-            sys.exit(
-                "Error: The service speaks neither TLS nor the PROXY protocol: leave out these options, and put a"
-                " proxy such as nginx in front of it."
-            )
 
     def init_process(self):
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -176,6 +176,6 @@ def test_workers_are_recycled_under_load_without_a_failed_request(start):
 
 
 def test_tls_and_the_proxy_protocol_stop_the_start(tmp_path):
-    for options in (["--certfile", __file__, "--keyfile", __file__], ["--proxy-protocol", "v1"]):
+    for options in (["--certfile", "x", "--keyfile", "y"], ["--proxy-protocol", "v1"]):
         with pytest.raises(RuntimeError, match="Error: The service speaks neither TLS nor the PROXY protocol"):
             Server({"PYTHONPATH": "tests"}, tmp_path, ["gunicorn", *options, "slow_wsgi:app"]).__enter__()
