@@ -70,8 +70,8 @@ control_socket_disable = True
 def on_starting(server):
     if server.cfg.worker_class_str == worker_class and (server.cfg.is_ssl or server.cfg.proxy_protocol != "off"):
         sys.exit(
-            "Error: The service speaks neither TLS nor the PROXY protocol: leave these options out, and put a proxy such"
-            " as nginx in front of it."
+            "Error: The service speaks neither TLS nor the PROXY protocol: leave these options out, and put a proxy"
+            " such as nginx in front of it."
         )
 
 

@@ -1,0 +1,252 @@
+"""Does it hold? `python -m benchmarks.soak`: ten minutes at twice what the service can do, while it is mistreated.
+
+Measures what the service can do with a mix of requests, then sends twice as many, in time with nobody's answers, while
+workers are killed with -9, the service is reloaded, clients vanish, stay silent, or send what is not valid. Every
+vector is held against sentence-transformers'. With `--overload` it sends four times as many and lets the service be.
+
+It exits with 1 if an answer was wrong, a refusal was not clean, a request was lost that no killed worker had in hand,
+or if the memory at the end is more than 5% off that after the first minute.
+"""
+
+import http.client
+import json
+import os
+import random
+import signal
+import statistics
+import tempfile
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import click
+import numpy as np
+import orjson
+from sentence_transformers import SentenceTransformer
+
+from embedding_api.config import Settings
+from embedding_api.encoder.model_files import find_model
+from tests.cranfield import load
+from tests.server import Server, embed_request
+
+TOLERANCE = 2e-6
+WARM_SECONDS = 60
+MEMORY_SECONDS = 30
+# How long after a worker's death a request that it had in hand may be found lost.
+LOSS_SECONDS = 2
+
+
+@dataclass
+class Outcome:
+    started: float
+    seconds: float
+    status: int | None
+    what: str
+
+
+class Mix:
+    """Requests of mixed sizes, and their vectors by sentence-transformers."""
+
+    def __init__(self, directory):
+        abstracts, queries = load()
+        bodies = [[query] for query in queries[:60]]
+        bodies += [queries[start : start + 8] for start in range(60, 220, 8)]
+        bodies += [abstracts[start : start + 16] for start in range(0, 160, 16)]
+        model = SentenceTransformer(str(directory), device="cpu", local_files_only=True)
+        self._requests = [(json.dumps({"texts": texts}).encode(), texts, model.encode(texts)) for texts in bodies]
+
+    def __call__(self):
+        return random.choice(self._requests)
+
+
+def ask(port, request):
+    """Send a request and judge the answer: its status, and "right" or what is wrong with it."""
+    body, texts, expected = request
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
+    try:
+        connection.request("POST", "/embed", body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        answer = orjson.loads(response.read())
+    except (OSError, http.client.HTTPException, orjson.JSONDecodeError) as error:
+        return None, f"lost: {type(error).__name__}"
+    finally:
+        connection.close()
+    if response.status == 200:
+        right = np.abs(np.array(answer["embeddings"], np.float32) - expected).max() <= TOLERANCE
+        return 200, "right" if right and len(answer["embeddings"]) == len(texts) else "WRONG VECTORS"
+    clean = response.status == 503 and response.headers["Retry-After"] and answer["error"]["code"] == "overloaded"
+    return response.status, "right" if clean else f"UNCLEAN: {answer}"
+
+
+def capacity(port, mix, workers, seconds=20):
+    """Requests a second, with as many clients as workers."""
+    stop = time.monotonic() + seconds
+
+    def run(_):
+        count = 0
+        while time.monotonic() < stop:
+            count += ask(port, mix()) == (200, "right")
+        return count
+
+    with ThreadPoolExecutor(workers) as pool:
+        return sum(pool.map(run, range(workers))) / seconds
+
+
+def send(port, mix, rate, seconds, workers=400):
+    """Requests at random moments, so many a second on average, whatever becomes of them. Returns their `Outcome`s."""
+    outcomes = []
+
+    def one():
+        started = time.monotonic()
+        status, what = ask(port, mix())
+        outcomes.append(Outcome(started, time.monotonic() - started, status, what))
+
+    end = time.monotonic() + seconds
+    with ThreadPoolExecutor(workers) as pool:
+        while time.monotonic() < end:
+            pool.submit(one)
+            time.sleep(random.expovariate(rate))
+    return outcomes
+
+
+class Mischief(threading.Thread):
+    """Does to the service every second or so what it has to bear."""
+
+    def __init__(self, server, mix):
+        super().__init__()
+        self._server, self._mix = server, mix
+        self._stop_it = threading.Event()
+        self._idle = []
+        self.deaths = []
+        self.done = Counter()
+        self.unclean = []
+
+    def stop(self):
+        self._stop_it.set()
+        self.join()
+        for connection in self._idle:
+            connection.close()
+
+    def run(self):
+        deeds = {self._vanish: 30, self._stay_silent: 20, self._send_nonsense: 20, self._kill: 4, self._reload: 2}
+        while not self._stop_it.wait(random.uniform(0.2, 0.8)):
+            (deed,) = random.choices(list(deeds), deeds.values())
+            deed()
+            self.done[deed.__name__.strip("_")] += 1
+
+    def _vanish(self):
+        body, _, _ = self._mix()
+        with self._server.connect(embed_request(json.loads(body)["texts"])):
+            time.sleep(random.uniform(0, 0.2))
+
+    def _stay_silent(self):
+        self._idle = [*self._idle[-50:], self._server.connect(random.choice([b"", b"POST /embed HT"]))]
+
+    def _send_nonsense(self):
+        request = random.choice([b"nonsense\r\n\r\n", embed_request([]), embed_request([1]), embed_request([" "])])
+        try:
+            status = self._server.raw(request).status
+        except (OSError, IndexError):
+            # Its worker has died; the log of deaths has the moment.
+            return
+        if not (400 <= status < 500 or status == 503):
+            self.unclean.append(status)
+
+    def _kill(self):
+        os.kill(random.choice(self._server.workers()), signal.SIGKILL)
+        self.deaths.append(time.monotonic())
+
+    def _reload(self):
+        os.kill(self._server.pid, signal.SIGHUP)
+
+
+class Memory(threading.Thread):
+    """Samples the memory of all processes together, in MB, with the moment."""
+
+    def __init__(self, server):
+        super().__init__(daemon=True)
+        self._server = server
+        self._samples = []
+
+    def run(self):
+        while True:
+            try:
+                self._samples.append((time.monotonic(), self._server.memory()))
+            except (FileNotFoundError, ProcessLookupError):
+                # A worker has ended between the listing and the look.
+                continue
+            time.sleep(1)
+
+    def around(self, moment):
+        """The median of the half minute before a moment: a reload doubles the workers for a second."""
+        return statistics.median(pss for at, pss in self._samples if moment - MEMORY_SECONDS < at <= moment)
+
+
+@click.command()
+@click.option("--minutes", default=10.0, show_default=True)
+@click.option(
+    "--overload", is_flag=True, help="Send four times what the service can do, for one minute, and nothing else."
+)
+def main(minutes, overload):
+    settings = Settings.from_env()
+    mix = Mix(find_model(settings))
+    with tempfile.TemporaryDirectory() as directory:
+        with Server({"EMBEDDING_LOG_LEVEL": "info"}, directory) as server:
+            ask(server.port, mix())
+            able = capacity(server.port, mix, settings.workers)
+            print(f"{settings.workers} workers, {settings.max_waiting} may wait: {able:.1f} requests/s", flush=True)
+            good = flood(server, mix, able, settings) if overload else soak(server, mix, able, minutes)
+        log = server.log()
+    problems = [line for line in log.splitlines() if "Traceback" in line or "Unexpected" in line or "failed" in line]
+    print(f"problems in the log: {problems[:5] or 'none'}")
+    raise SystemExit(not good or bool(problems))
+
+
+def flood(server, mix, able, settings):
+    outcomes = send(server.port, mix, 4 * able, 60)
+    accepted = [outcome.seconds for outcome in outcomes if outcome.status == 200]
+    refused = [outcome.seconds for outcome in outcomes if outcome.status == 503]
+    work = settings.max_waiting / able
+    p99 = statistics.quantiles(accepted, n=100)[98]
+    print(
+        f"accepted {len(accepted)}: p50 {statistics.median(accepted):.2f} s, p99 {p99:.2f} s; the queue's worth {work:.2f} s"
+    )
+    print(f"refused {len(refused)}: p50 {1000 * statistics.median(refused):.1f} ms, max {1000 * max(refused):.0f} ms")
+    return tell(outcomes, []) and p99 < 2 * work and statistics.median(refused) < 0.05
+
+
+def soak(server, mix, able, minutes):
+    mischief, memory = Mischief(server, mix), Memory(server)
+    memory.start()
+    mischief.start()
+    begin = time.monotonic()
+    outcomes = send(server.port, mix, 2 * able, 60 * minutes)
+    mischief.stop()
+    early, late = memory.around(begin + WARM_SECONDS + MEMORY_SECONDS), memory.around(time.monotonic())
+    print(f"mischief: {dict(mischief.done)}; unclean answers to it: {mischief.unclean or 'none'}")
+    print(f"memory: {early:.0f} MB after the first minute, {late:.0f} MB at the end ({late / early - 1:+.1%})")
+    return tell(outcomes, mischief.deaths) and not mischief.unclean and abs(late / early - 1) <= 0.05
+
+
+def tell(outcomes, deaths):
+    """Print what became of the requests; whether all of it is as it should be."""
+    print(f"{len(outcomes)} requests: {dict(Counter((outcome.status, outcome.what) for outcome in outcomes))}")
+    lost = [outcome for outcome in outcomes if outcome.status is None]
+    excused = [
+        outcome
+        for outcome in lost
+        if any(
+            outcome.started <= death <= outcome.started + outcome.seconds + LOSS_SECONDS
+            and outcome.started + outcome.seconds <= death + LOSS_SECONDS
+            for death in deaths
+        )
+    ]
+    print(f"lost: {len(lost)}, of them {len(excused)} with one of {len(deaths)} killed workers")
+    wrong = [outcome for outcome in outcomes if outcome.status is not None and outcome.what != "right"]
+    return not wrong and len(lost) == len(excused)
+
+
+if __name__ == "__main__":
+    main()
