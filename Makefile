@@ -23,6 +23,7 @@ clean:
 	rm -rf .venv
 
 .venv/bin/python:
+	@[ "$$(uname -s)" = Linux ] || { echo "Error: The service needs Linux; the Dockerfile has it."; exit 1; }
 	@$(if $(PYTHON),$(PYTHON),python3) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Error: Python 3.11 or \
 	newer is needed, and %s is %d.%d: install one, or name it: make serve PYTHON=/path/to/python3.11" \
 	% (sys.executable, *sys.version_info[:2]))'
@@ -31,7 +32,6 @@ clean:
 # torch by itself first: PyTorch's index is asked for this one package only, and what it finds satisfies requirements.txt.
 .venv/installed: requirements.txt | .venv/bin/python
 	@echo "Installing into .venv; the first time this takes some minutes."
-ifeq ($(shell uname -s),Linux)
 	@$(PIP) --no-deps --retries 1 --extra-index-url $(CPU_INDEX) torch==$(TORCH)+cpu || { \
 	echo "****************************************************************************************************"; \
 	echo "  The CPU build of torch $(TORCH) cannot be had: pip says why above."; \
@@ -40,7 +40,6 @@ ifeq ($(shell uname -s),Linux)
 	echo "    .venv/bin/pip install --no-deps --index-url YOUR_MIRROR torch==$(TORCH)+cpu"; \
 	echo "****************************************************************************************************"; \
 	sleep 15; }
-endif
 	@$(PIP) -r requirements.txt
 	@touch $@
 

@@ -73,6 +73,8 @@ def on_starting(server):
             "Error: The service speaks neither TLS nor the PROXY protocol: leave these options out, and put a proxy"
             " such as nginx in front of it."
         )
+    # For workers that run as another user than the master.
+    os.chown(os.environ["PROMETHEUS_MULTIPROC_DIR"], server.cfg.uid, server.cfg.gid)
 
 
 def when_ready(server):

@@ -11,6 +11,7 @@ import threading
 import time
 
 from embedding_api import metrics
+from embedding_api.request_queue import PLACE_BYTES
 from embedding_api.visit import Visit
 
 # Seconds after which a deadline may be noticed.
@@ -38,7 +39,7 @@ class Door(threading.Thread):
         self.timeout = settings.client_timeout
         self.max_waiting = settings.max_waiting
         self.max_body_bytes = settings.max_body_bytes
-        self._log = log
+        self.log = log
         self._listeners = {listener.fileno(): listener for listener in listeners}
         self._epoll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -46,12 +47,12 @@ class Door(threading.Thread):
         self._unsent = collections.deque()
         self._visits = {}
         self._waits_for = {}
-        self._held = 0
+        self._looked = 0.0
         self._leaving = False
 
-    def has_room(self, size):
-        """Whether so many more bytes may be held. Small bodies always find room: their number is bounded."""
-        return self._held + size <= MOST_BYTES or size < 64 * 1024
+    def has_room(self, visit, size):
+        """Whether a visit may hold so many bytes. Few always find room: so many visits there are not."""
+        return size <= PLACE_BYTES or self._held() - visit.held + size <= MOST_BYTES
 
     def finish(self, client, answer):
         """Send the rest of an answer, from another thread."""
@@ -102,8 +103,10 @@ class Door(threading.Thread):
             # Another worker was faster, or the client has gone again.
             return
         except OSError as error:
-            self._log.error("Cannot accept a client: %s", error.strerror)
+            self.log.error("Cannot accept a client: %s", error.strerror)
             self._leave_oldest()
+            # Without a descriptor the client waits on, and would be tried again at once.
+            time.sleep(TICK / 10)
             return
         client.setblocking(False)
         self._begin(Visit(client, address, self))
@@ -111,8 +114,11 @@ class Door(threading.Thread):
     def _begin(self, visit):
         self._visits[visit.client.fileno()] = visit
         self._resume(visit)
-        while len(self._visits) > 1 and (len(self._visits) > MOST_VISITS or self._held > MOST_BYTES):
+        while len(self._visits) > MOST_VISITS or (len(self._visits) > 1 and self._held() > MOST_BYTES):
             self._leave_oldest()
+
+    def _held(self):
+        return sum(visit.held for visit in self._visits.values())
 
     def _leave_oldest(self):
         if self._visits:
@@ -121,7 +127,7 @@ class Door(threading.Thread):
 
     def _resume(self, visit, error=None):
         """Go on with a visit until it has to wait again, or is over."""
-        descriptor, held = visit.client.fileno(), visit.held
+        descriptor = visit.client.fileno()
         try:
             event = visit.course.throw(error) if error else next(visit.course)
         except StopIteration:
@@ -132,7 +138,7 @@ class Door(threading.Thread):
             metrics.dropped.labels("gone").inc()
             self._end(visit)
         except Exception:
-            self._log.exception("A client's visit failed")
+            self.log.exception("A client's visit failed")
             self._end(visit)
         else:
             waits_for = self._waits_for.get(descriptor)
@@ -141,7 +147,6 @@ class Door(threading.Thread):
             elif waits_for != event:
                 self._epoll.modify(descriptor, event)
             self._waits_for[descriptor] = event
-        self._held += visit.held - held
 
     def _end(self, visit):
         descriptor = visit.client.fileno()
@@ -150,11 +155,12 @@ class Door(threading.Thread):
             self._epoll.unregister(descriptor)
         visit.course.close()
         visit.client.close()
-        self._held -= visit.held
-        visit.held = 0
 
     def _expire(self):
         now = time.monotonic()
+        if now - self._looked < TICK:
+            return
+        self._looked = now
         for visit in [visit for visit in self._visits.values() if visit.deadline < now]:
             metrics.dropped.labels("slow").inc()
             self._resume(visit, TimeoutError())

@@ -77,6 +77,7 @@ class RequestQueue:
         head_length, body_length, since = _MESSAGE.unpack(message)
         head = os.pread(file, head_length, body_length)
         os.ftruncate(file, body_length)
+        os.lseek(file, 0, os.SEEK_SET)
         body = open(file, "rb", buffering=0)  # noqa: SIM115 - the reader closes it
         return WaitingRequest(socket.socket(fileno=client), head, body, time.monotonic() - since)
 

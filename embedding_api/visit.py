@@ -53,6 +53,7 @@ class Visit:
         self._address = address
         self._door = door
         self._complete = answer is not None
+        self._received = 0
         self._allow(door.timeout)
         self.course = self._attend() if answer is None else self._send(answer)
 
@@ -75,63 +76,43 @@ class Visit:
     def _receive(self):
         """Read the request. Returns its `Exchange`, or None if there is nothing to answer, or a worker will do it."""
         parser = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
-        request = None
-        received = 0
+        request = yield from self._next_event(parser)
+        if not isinstance(request, h11.Request):
+            return None
+        headers = dict(request.headers)
+        length = int(headers.get(b"content-length", 0))
+        if length and b"transfer-encoding" in headers:
+            raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding say where the body ends")
         with open(os.memfd_create("body"), "r+b", buffering=0) as body:
             while True:
-                event = parser.next_event()
-                if isinstance(event, h11.Request):
-                    request = event
-                    headers = dict(request.headers)
-                    announced = headers.get(b"content-length")
-                    if announced and b"transfer-encoding" in headers:
-                        raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding say where it ends")
-                    if announced and int(announced) > self._door.max_body_bytes:
-                        # The application says so without reading it.
-                        return Exchange(self.client, _head(request, int(announced)))
-                    if announced and not self._door.has_room(int(announced)):
-                        return Exchange(self.client, _head(request, 0), refusal=overloaded())
-                    self.held = int(announced or 0)
-                elif isinstance(event, h11.Data):
-                    body.write(event.data)
-                    self.held = max(self.held, body.tell())
-                    if body.tell() > self._door.max_body_bytes:
-                        return Exchange(self.client, _head(request, body.tell()))
-                    if not self._door.has_room(0):
-                        return Exchange(self.client, _head(request, 0), refusal=overloaded())
-                elif isinstance(event, h11.EndOfMessage):
+                if length > self._door.max_body_bytes:
+                    # The application says so without reading it.
+                    return Exchange(self.client, _head(request, length))
+                if not self._door.has_room(self, length):
+                    return Exchange(self.client, _head(request, 0), refusal=overloaded())
+                self.held = length
+                event = yield from self._next_event(parser, body)
+                if isinstance(event, h11.EndOfMessage):
                     self._complete = not parser.trailing_data[0]
                     return self._hand_on(request, body)
-                elif event is h11.NEED_DATA:
-                    if request and received - body.tell() > CHUNK_OVERHEAD + body.tell() // 8:
-                        raise h11.RemoteProtocolError("the chunks of the body are too small")
-                    if parser.they_are_waiting_for_100_continue:
-                        self.client.send(parser.send(h11.InformationalResponse(status_code=100, headers=[])))
-                    data = yield from self._read()
-                    if not data and request is None:
-                        return None
-                    received += len(data)
-                    parser.receive_data(data)
-                else:
-                    return None
+                body.write(event.data)
+                length = max(length, body.tell())
 
-    def _hand_on(self, request, body):
-        """Give the request to a worker; if none of them need or can take it, return its `Exchange`."""
-        head = _head(request, body.tell())
-        if self.late and request.method not in _ANSWERED_HERE:
-            return Exchange(self.client, head, refusal=stopping())
-        if request.method in _ANSWERED_HERE:
-            return Exchange(self.client, head)
-        try:
-            if QUEUE.places >= self._door.max_waiting:
-                return Exchange(self.client, head, refusal=overloaded())
-            length = body.tell()
-            body.write(head)
-            body.seek(0)
-            QUEUE.put(self.client, body.fileno(), len(head), length)
-        except OSError:
-            return Exchange(self.client, head, refusal=overloaded())
-        return None
+    def _next_event(self, parser, body=None):
+        """The next part of the request; None if the client closes, or its time is over, before it has asked."""
+        while (event := parser.next_event()) is h11.NEED_DATA:
+            if parser.they_are_waiting_for_100_continue:
+                self.client.send(parser.send(h11.InformationalResponse(status_code=100, headers=[])))
+            if body:
+                if self._received - body.tell() > CHUNK_OVERHEAD + body.tell() // 8:
+                    raise h11.RemoteProtocolError("the chunks of the body are too small")
+                # A client that sends fast leaves the others their turn.
+                yield READ
+            data = yield from self._read()
+            if not data and not body:
+                return None
+            parser.receive_data(data)
+        return event
 
     def _read(self):
         """What has arrived; nothing if the client has closed, or has said nothing until its time was over."""
@@ -147,8 +128,27 @@ class Visit:
                     raise
             else:
                 self.silent = False
+                self._received += len(data)
                 self.deadline += len(data) / SLOWEST
                 return data
+
+    def _hand_on(self, request, body):
+        """Give the request to a worker; if none of them need or can take it, return its `Exchange`."""
+        length = body.tell()
+        head = _head(request, length)
+        if request.method in _ANSWERED_HERE:
+            return Exchange(self.client, head)
+        if self.late:
+            return Exchange(self.client, head, refusal=stopping())
+        if QUEUE.places < self._door.max_waiting:
+            body.write(head)
+            try:
+                QUEUE.put(self.client, body.fileno(), len(head), length)
+                return None
+            except OSError as error:
+                # The kernel's own limits: its buffer, or the descriptors under way.
+                self._door.log.warning("A request cannot be queued: %s", error.strerror)
+        return Exchange(self.client, head, refusal=overloaded())
 
     def _send(self, answer):
         rest = memoryview(answer)
@@ -172,14 +172,14 @@ class Visit:
         self._allow(DISCARD_SECONDS)
         discarded = 0
         while discarded < DISCARD_BYTES:
+            yield READ
             try:
                 data = self.client.recv(_READ_BYTES)
             except BlockingIOError:
-                yield READ
-            else:
-                if not data:
-                    return
-                discarded += len(data)
+                continue
+            if not data:
+                return
+            discarded += len(data)
 
 
 def unread(client):

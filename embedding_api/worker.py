@@ -55,8 +55,8 @@ class Worker(SyncWorker):
         self._door.start()
         while self.alive and self._door.is_alive() and self.is_parent_alive():
             self._serve_next()
-        # A reload, a recycled worker: the others go on. The end of all: what was accepted is answered.
-        while QUEUE.closes and (QUEUE.places or self._door.owes):
+        # At a reload, or when it is recycled, the others go on. At the end of all, what was accepted is answered.
+        while (QUEUE.closes or self.ppid != os.getppid()) and (QUEUE.places or self._door.owes):
             self._serve_next()
         self._door.leave()
         while self._door.is_alive():

@@ -1,17 +1,99 @@
 """Clients that are slow, silent, hostile or gone, and what they cost the others."""
 
 import json
+import logging
 import random
 import select
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
+from embedding_api import door as module
+from embedding_api.config import Settings
+from embedding_api.door import Door
 from server import Server, embed_request, parse, post, read, wait_until
 
 HEAD = b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+@pytest.fixture
+def door(monkeypatch):
+    """A door by itself, which lets in three clients at a time, and the address it listens on."""
+    monkeypatch.setattr(module, "MOST_VISITS", 3)
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+    worker = SimpleNamespace(
+        answer=lambda exchange, address: exchange.sendall(b"answer"),
+        handle_error=lambda request, exchange, address, error: exchange.sendall(b"refused"),
+    )
+    door = Door([listener], worker, Settings(client_timeout=60), logging.getLogger("door"))
+    door.start()
+    yield door, listener.getsockname()
+    door.leave()
+    door.join(10)
+    assert not door.is_alive()
+    listener.close()
+
+
+def test_beyond_a_number_of_clients_the_oldest_is_left(door):
+    _, address = door
+    clients = []
+    for _ in range(5):
+        clients.append(socket.create_connection(address, timeout=10))
+        clients[-1].sendall(b"GET / ")
+        time.sleep(0.05)
+    assert [read(client) for client in clients[:2]] == [b"", b""]
+    for client in clients[2:]:
+        client.sendall(b"HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert read(client) == b"answer"
+    for client in clients:
+        client.close()
+
+
+def test_beyond_a_number_of_bytes_the_oldest_is_left(door, monkeypatch):
+    door, _ = door
+    monkeypatch.setattr(module, "MOST_BYTES", 15_000_000)
+    ends = [socket.socketpair() for _ in range(3)]
+    for _, ours in ends:
+        ours.setblocking(False)
+        door.finish(ours, bytes(8_000_000))
+        time.sleep(0.1)
+    assert [len(read(theirs)) == 8_000_000 for theirs, _ in ends] == [False, False, True]
+    for theirs, _ in ends:
+        theirs.close()
+
+
+def test_a_client_that_cannot_be_accepted_takes_the_place_of_the_oldest(door, monkeypatch, caplog):
+    door, address = door
+    with socket.create_connection(address) as oldest, caplog.at_level(logging.ERROR):
+        oldest.sendall(b"GET ")
+        time.sleep(0.1)
+        (listener,) = door._listeners.values()
+        broken = SimpleNamespace(accept=lambda: (_ for _ in ()).throw(OSError(24, "Too many open files")))
+        monkeypatch.setitem(door._listeners, listener.fileno(), broken)
+        with socket.create_connection(address, timeout=10) as new:
+            assert read(oldest) == b""
+            monkeypatch.setitem(door._listeners, listener.fileno(), listener)
+            new.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert read(new) == b"answer"
+    assert "Cannot accept a client: Too many open files" in caplog.text
+
+
+def test_a_failed_visit_ends_alone(door, caplog):
+    door, address = door
+    door.answer = lambda exchange, address: 1 / 0
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection(address, timeout=10) as client:
+        client.sendall(request)
+        assert read(client) == b""
+    assert "ZeroDivisionError" in caplog.text
+    door.answer = lambda exchange, address: exchange.sendall(b"answer")
+    with socket.create_connection(address, timeout=10) as client:
+        client.sendall(request)
+        assert read(client) == b"answer"
 
 
 @pytest.fixture(scope="module")
