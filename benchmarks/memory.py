@@ -19,6 +19,7 @@ SAMPLE_SECONDS = 0.5
 
 def main():
     settings = Settings.from_env()
+    a_further_worker()
     print(f"{settings.workers} workers; PSS in MB: master + workers = total\n")
     for preload in (True, False):
         print(f"preload_app = {preload}")
@@ -31,13 +32,29 @@ def main():
         print()
 
 
+def a_further_worker():
+    """What each worker beyond the second adds, before and after it has worked."""
+    totals = []
+    for workers in (2, 4):
+        with (
+            tempfile.TemporaryDirectory() as directory,
+            Server({"WEB_CONCURRENCY": str(workers)}, directory, ["gunicorn", "wsgi:app"]) as server,
+        ):
+            time.sleep(2)
+            idle = sum(memory(server))
+            on_all_workers(server, workers, different_texts(60, 512))
+            totals.append((idle, sum(memory(server))))
+    (idle_2, after_2), (idle_4, after_4) = totals
+    print(f"A further worker: {(idle_4 - idle_2) / 2:.0f} MB idle, {(after_4 - after_2) / 2:.0f} MB after work\n")
+
+
 def measure(server, settings):
     # Without preloading a worker that has not answered may not have loaded the model yet.
-    on_all_workers(server, settings, different_texts(30, 512))
+    on_all_workers(server, settings.workers, different_texts(30, 512))
     show("idle", memory(server))
     for name, texts in largest_requests(settings).items():
         with highest_total(server) as samples:
-            seconds = on_all_workers(server, settings, texts)
+            seconds = on_all_workers(server, settings.workers, texts)
         show(f"peak, {name}, {seconds:.0f} s", max(samples, key=lambda sample: sum(sample)))
     show("after", memory(server))
 
@@ -57,11 +74,11 @@ def different_texts(count, tokens):
     return [f"{number // 100} {number % 100} " + "word " * (tokens - 4) for number in range(count)]
 
 
-def on_all_workers(server, settings, texts):
+def on_all_workers(server, workers, texts):
     """Send a request for each worker at the same moment: each of them is busy with one. Returns seconds."""
     start = time.monotonic()
-    with ThreadPoolExecutor(settings.workers) as clients:
-        for reply in clients.map(server.embed, [texts] * settings.workers):
+    with ThreadPoolExecutor(workers) as clients:
+        for reply in clients.map(server.embed, [texts] * workers):
             if reply.status != 200:
                 raise SystemExit(f"The service answered {reply.status}: {reply.body[:300]!r}")
     return time.monotonic() - start

@@ -55,7 +55,7 @@ def test_a_body_is_not_looked_at_without_a_key(client):
     assert client.post("/embed", data=b"{", content_type="text/plain").status_code == 401
 
 
-@pytest.mark.parametrize(("path", "status"), [("/", 200), ("/health", 200), ("/nothing", 404)])
+@pytest.mark.parametrize(("path", "status"), [("/", 200), ("/health", 200), ("/ready", 200), ("/nothing", 404)])
 def test_probes_need_no_key(client, path, status):
     assert client.get(path).status_code == status
 

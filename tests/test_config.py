@@ -49,7 +49,16 @@ def test_a_wrong_bind(monkeypatch, bind):
 
 
 @pytest.mark.parametrize(
-    "name", ["EMBEDDING_MAX_TEXTS", "EMBEDDING_MAX_BODY_BYTES", "EMBEDDING_MAX_TOKENS", "WEB_CONCURRENCY", "PORT"]
+    "name",
+    [
+        "EMBEDDING_MAX_TEXTS",
+        "EMBEDDING_MAX_BODY_BYTES",
+        "EMBEDDING_MAX_TOKENS",
+        "EMBEDDING_MAX_WAITING",
+        "EMBEDDING_CLIENT_TIMEOUT",
+        "WEB_CONCURRENCY",
+        "PORT",
+    ],
 )
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", " "])
 def test_a_number_that_makes_no_sense_names_the_setting_and_what_is_allowed(monkeypatch, name, value):
@@ -70,10 +79,19 @@ def test_one_of_two(monkeypatch, field, choices):
         Settings.from_env()
 
 
-def test_port_has_an_upper_end(monkeypatch):
-    monkeypatch.setenv("PORT", "65536")
-    with pytest.raises(ConfigError, match="from 1 to 65535"):
+@pytest.mark.parametrize(("name", "end"), [("PORT", 65535), ("EMBEDDING_MAX_WAITING", 512)])
+def test_a_number_with_an_upper_end(monkeypatch, name, end):
+    monkeypatch.setenv(name, str(end))
+    Settings.from_env()
+    monkeypatch.setenv(name, str(end + 1))
+    with pytest.raises(ConfigError, match=f"from 1 to {end}"):
         Settings.from_env()
+
+
+def test_metrics_may_be_open(monkeypatch):
+    assert not Settings.from_env().open_metrics
+    monkeypatch.setenv("EMBEDDING_METRICS", "open")
+    assert Settings.from_env().open_metrics
 
 
 @pytest.mark.parametrize(

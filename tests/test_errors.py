@@ -1,9 +1,12 @@
 import logging
+from types import SimpleNamespace
 
 import pytest
 from werkzeug.exceptions import default_exceptions
 
 from embedding_api import create_app
+from embedding_api.encoder.cores import Cores
+from embedding_api.errors import ClientGone, overloaded
 from tiny import TinyEngine, tiny_encoder
 
 PRIVATE = "a private text"
@@ -54,6 +57,27 @@ def test_an_unexpected_exception_shows_nothing_but_the_request_id(settings, capl
     assert "RuntimeError" in caplog.text
     assert "in forward" in caplog.text
     assert PRIVATE not in caplog.text
+
+
+def test_what_the_server_refuses_is_refused_whatever_was_asked_for(client):
+    socket = SimpleNamespace(refusal=overloaded(), waited=None)
+    for path, method in (("/embed", "POST"), ("/embed", "GET"), ("/nothing", "GET")):
+        response = client.open(path, method=method, environ_overrides={"gunicorn.socket": socket})
+        assert_error(response, 503, "overloaded")
+        assert response.headers["Retry-After"] == "1"
+
+
+def test_a_client_that_has_gone_is_no_error_of_ours(settings, caplog):
+    encoder = tiny_encoder()
+
+    def report():
+        raise ClientGone
+
+    encoder.run_in_worker(Cores(1), 1, report)
+    with caplog.at_level(logging.INFO):
+        response = create_app(settings, encoder).test_client().post("/embed", json={"texts": "a"})
+    assert_error(response, 499, "client_gone")
+    assert [record.levelname for record in caplog.records] == ["INFO"]
 
 
 def test_head_of_an_error_has_no_body(client):

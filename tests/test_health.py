@@ -1,4 +1,7 @@
-from embedding_api import __version__
+import pytest
+
+from embedding_api import __version__, health
+from embedding_api.request_queue import RequestQueue
 
 
 def test_health_names_the_model(client):
@@ -18,3 +21,20 @@ def test_info_has_what_a_client_must_know(client):
     assert info["limits"] == limits
     assert info["version"] == __version__
     assert (info["revision"], info["engine"], info["dtype"], info["workers"]) == (None, "tiny", "float32", 1)
+
+
+def test_ready_if_a_known_text_gets_its_vector(client, app, monkeypatch):
+    assert client.get("/ready").json == {"status": "ready"}
+    monkeypatch.setattr(app.extensions["encoder"], "is_sane", lambda: False)
+    reply = client.get("/ready")
+    assert (reply.status_code, reply.json["error"]["code"]) == (503, "not_ready")
+
+
+@pytest.mark.parametrize("refuse", [True, False])
+def test_not_ready_while_it_stops(client, monkeypatch, refuse):
+    queue = RequestQueue()
+    monkeypatch.setattr(health, "QUEUE", queue)
+    queue.close(refuse=refuse)
+    reply = client.get("/ready")
+    assert (reply.status_code, reply.json["error"]["code"], reply.headers["Retry-After"]) == (503, "stopping", "5")
+    assert client.get("/health").status_code == 200

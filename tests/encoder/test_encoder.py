@@ -80,12 +80,51 @@ def test_cores_are_given_back_after_an_error():
     assert cores.take(2) == 2
 
 
-def test_it_reports_after_each_micro_batch():
+def test_it_reports_before_each_micro_batch():
     encoder, beats = tiny_encoder(), []
     encoder.run_in_worker(Cores(1), 1, lambda: beats.append("beat"))
     beats.clear()
     encoder.encode([[n] * MICRO_BATCH_TOKENS for n in range(3)])
     assert beats == ["beat"] * 3
+
+
+def test_a_report_may_end_the_work():
+    class Gone(Exception):
+        pass
+
+    def report():
+        raise Gone
+
+    encoder, cores = tiny_encoder(), Cores(2)
+    encoder.run_in_worker(cores, 1, report)
+    with pytest.raises(Gone):
+        encoder.encode([[2, 4, 3]])
+    assert cores.take(2) == 2
+
+
+@pytest.mark.parametrize("damage", [0.5, np.nan])
+def test_it_is_sane_as_long_as_a_known_text_gets_the_same_vector(monkeypatch, damage):
+    class Ageing(TinyEngine):
+        damage = 0.0
+
+        def forward(self, batch):
+            return super().forward(batch) + self.damage
+
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    engine, beats = Ageing(), []
+    encoder = tiny_encoder(engine)
+    encoder.run_in_worker(Cores(1), 1, lambda: beats.append("beat"))
+    assert encoder.is_sane()
+    engine.damage = damage
+    now[0] += 0.9
+    assert encoder.is_sane()
+    now[0] += 0.2
+    assert not encoder.is_sane()
+    assert not encoder.is_sane()
+    engine.damage = 0.001
+    assert encoder.is_sane()
+    assert beats == []
 
 
 def test_it_reports_while_it_tokenizes():
