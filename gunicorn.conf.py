@@ -117,6 +117,7 @@ def post_worker_init(worker):
 
 
 def child_exit(server, worker):
-    # One that was killed while it computed could not say that it no longer does.
+    # One that was killed could not say that it no longer computes, or waits.
     MACHINE.give_back(worker.place)
+    QUEUE.set_free(worker.place, False)
     metrics.forget(worker.place)

@@ -28,6 +28,7 @@ _MESSAGE = struct.Struct("QQd")
 _PLACE = 64
 
 _OPEN, _CLOSES, _REFUSES = range(3)
+_WORKERS = 4096
 
 
 class RequestQueue:
@@ -39,7 +40,8 @@ class RequestQueue:
             end.setblocking(False)
             atexit.register(end.close)
         self._in.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
-        self._shared = mmap.mmap(-1, 1)
+        # Whether it closes, and for each worker whether it is free.
+        self._shared = mmap.mmap(-1, 1 + _WORKERS)
 
     def fileno(self):
         """What to wait for: it can be read when a request waits."""
@@ -51,6 +53,14 @@ class RequestQueue:
         queued = array.array("i", [0])
         fcntl.ioctl(self._out, termios.FIONREAD, queued)
         return queued[0] // _PLACE
+
+    def has_room(self, max_waiting):
+        """Whether a request may come: so few wait, or a worker is free, and they only wait for it to look."""
+        return self.places < max_waiting or b"\1" in self._shared[1:]
+
+    def set_free(self, worker, free):
+        """Note that a worker, by its number, waits for a request, or no longer does: it has one, or has died."""
+        self._shared[1 + worker % _WORKERS] = free
 
     def put(self, client, file, head, body):
         """Leave a request to whichever worker is free first.

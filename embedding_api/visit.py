@@ -140,7 +140,7 @@ class Visit:
             return Exchange(self.client, head)
         if self.late:
             return Exchange(self.client, head, refusal=stopping())
-        if QUEUE.places < self._door.max_waiting:
+        if QUEUE.has_room(self._door.max_waiting):
             body.write(head)
             try:
                 QUEUE.put(self.client, body.fileno(), len(head), length)

@@ -67,7 +67,9 @@ class Worker(SyncWorker):
         self.notify()
         request = QUEUE.get()
         if request is None:
+            QUEUE.set_free(self.place, True)
             self.wait(LOOK_SECONDS)
+            QUEUE.set_free(self.place, False)
             return
         client = request.client
         client.setblocking(False)

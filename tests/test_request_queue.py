@@ -77,6 +77,16 @@ def test_all_places_that_a_setting_may_allow_are_there(queue, put):
         take(queue)
 
 
+def test_there_is_room_while_few_wait_or_a_worker_is_free(queue, put):
+    put(body=bytes(3 * PLACE_BYTES))
+    assert [queue.has_room(places) for places in (4, 5)] == [False, True]
+    queue.set_free(7, True)
+    assert queue.has_room(4)
+    queue.set_free(7, False)
+    assert not queue.has_room(4)
+    take(queue)
+
+
 def test_no_descriptor_is_left_behind(queue, put):
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(10):
