@@ -102,7 +102,11 @@ def when_ready(server):
 
 
 def stop(server, sig, frame):
-    QUEUE.close(refuse=not server.reexec_pid)
+    if os.getpid() != server.pid:
+        # A worker that was forked a moment ago, and has not set its own handlers yet.
+        os._exit(0)
+    # Another master, which this one has started or was started by, serves on.
+    QUEUE.close(refuse=not (server.reexec_pid or server.master_pid))
     server.signal(sig, frame)
 
 

@@ -34,6 +34,7 @@ def create_app(settings=None, encoder=None):
     metrics.init_app(app)
     errors.init_app(app)
     access.init_app(app)
+    app.before_request(errors.raise_refusal)
     app.register_blueprint(embed.blueprint)
     app.register_blueprint(health.blueprint)
     return app

@@ -11,16 +11,17 @@ import threading
 import time
 
 from embedding_api import metrics
-from embedding_api.request_queue import PLACE_BYTES
 from embedding_api.visit import Visit
 
 # Seconds after which a deadline may be noticed.
 TICK = 1
-# Seconds that a worker which leaves waits for clients that have not said anything yet.
+# Seconds that a worker which leaves waits for clients that have not said anything yet, and at most for any of them:
+# while it is there, Gunicorn's master cannot replace others.
 SILENCE = 1
-# For all clients of a worker together: beyond it the oldest are left, and large bodies refused.
+FAREWELL = 30
+# Of a worker; beyond them the oldest clients are left. Bytes are those of bodies and answers under way.
 MOST_VISITS = 1000
-MOST_BYTES = 64 * 1024 * 1024
+MOST_BODIES = 8
 
 
 class Door(threading.Thread):
@@ -31,9 +32,10 @@ class Door(threading.Thread):
         worker: the `Worker`, which writes the answers.
         settings: the service's `Settings`.
         log: a logger.
+        on_empty: called when it lets nobody in and the last client has left.
     """
 
-    def __init__(self, listeners, worker, settings, log):
+    def __init__(self, listeners, worker, settings, log, on_empty):
         super().__init__(name="door", daemon=True)
         self.answer, self.refuse = worker.answer, worker.handle_error
         self.timeout = settings.client_timeout
@@ -44,24 +46,28 @@ class Door(threading.Thread):
         self._epoll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._bell, select.EPOLLIN)
+        self._on_empty = on_empty
+        self._most_bytes = MOST_BODIES * settings.max_body_bytes
         self._unsent = collections.deque()
         self._visits = {}
         self._waits_for = {}
         self._looked = 0.0
-        self._leaving = False
-
-    def has_room(self, visit, size):
-        """Whether a visit may hold so many bytes. Few always find room: so many visits there are not."""
-        return size <= PLACE_BYTES or self._held() - visit.held + size <= MOST_BYTES
+        self._shut = self._over = False
+        self._shut_at = None
 
     def finish(self, client, answer):
         """Send the rest of an answer, from another thread."""
         self._unsent.append((client, answer))
         os.eventfd_write(self._bell, 1)
 
-    def leave(self):
-        """Let nobody else in, and end when the last client has left; from another thread or a signal handler."""
-        self._leaving = True
+    def shut(self):
+        """Let nobody else in; from another thread or a signal handler."""
+        self._shut = True
+        os.eventfd_write(self._bell, 1)
+
+    def end(self):
+        """End the thread, from the one that calls `finish`: it will not do so again."""
+        self._over = True
         os.eventfd_write(self._bell, 1)
 
     @property
@@ -69,11 +75,17 @@ class Door(threading.Thread):
         """Whether there are clients who asked for something before the service was told to stop."""
         return bool(self._unsent) or any(not visit.late and not visit.silent for visit in list(self._visits.values()))
 
+    @property
+    def is_empty(self):
+        """Whether it lets nobody in and all clients have left. To be asked by the thread that calls `finish`."""
+        return self._shut_at is not None and not self._unsent and not self._visits
+
     def run(self):
         for listener in self._listeners:
             # One worker wakes up for a client, and not all.
             self._epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
-        while not (self._leaving and not self._listeners and not self._visits and not self._unsent):
+        while not self._over:
+            was_empty = self.is_empty
             for descriptor, _ in self._epoll.poll(TICK):
                 if descriptor in self._listeners:
                     self._accept(self._listeners[descriptor])
@@ -82,19 +94,20 @@ class Door(threading.Thread):
                 elif visit := self._visits.get(descriptor):
                     self._resume(visit)
             while self._unsent:
-                client, answer = self._unsent.popleft()
+                client, answer = self._unsent[0]
                 self._begin(Visit(client, None, self, answer))
-            if self._leaving and self._listeners:
+                self._unsent.popleft()
+            if self._shut and self._shut_at is None:
                 self._close()
             self._expire()
+            if self.is_empty and not was_empty:
+                self._on_empty()
 
     def _close(self):
         for descriptor in self._listeners:
             self._epoll.unregister(descriptor)
         self._listeners = {}
-        for visit in self._visits.values():
-            if visit.silent:
-                visit.deadline = min(visit.deadline, time.monotonic() + SILENCE)
+        self._shut_at = time.monotonic()
 
     def _accept(self, listener):
         try:
@@ -114,11 +127,8 @@ class Door(threading.Thread):
     def _begin(self, visit):
         self._visits[visit.client.fileno()] = visit
         self._resume(visit)
-        while len(self._visits) > MOST_VISITS or (len(self._visits) > 1 and self._held() > MOST_BYTES):
+        if len(self._visits) > MOST_VISITS:
             self._leave_oldest()
-
-    def _held(self):
-        return sum(visit.held for visit in self._visits.values())
 
     def _leave_oldest(self):
         if self._visits:
@@ -134,10 +144,11 @@ class Door(threading.Thread):
             self._end(visit)
         except TimeoutError:
             self._end(visit)
-        except OSError:
+        except ConnectionError:
             metrics.dropped.labels("gone").inc()
             self._end(visit)
         except Exception:
+            metrics.dropped.labels("failed").inc()
             self.log.exception("A client's visit failed")
             self._end(visit)
         else:
@@ -147,6 +158,8 @@ class Door(threading.Thread):
             elif waits_for != event:
                 self._epoll.modify(descriptor, event)
             self._waits_for[descriptor] = event
+            while visit.held and sum(visit.held for visit in self._visits.values()) > self._most_bytes:
+                self._leave_oldest()
 
     def _end(self, visit):
         descriptor = visit.client.fileno()
@@ -161,6 +174,12 @@ class Door(threading.Thread):
         if now - self._looked < TICK:
             return
         self._looked = now
-        for visit in [visit for visit in self._visits.values() if visit.deadline < now]:
+        for visit in [visit for visit in self._visits.values() if self._deadline(visit) < now]:
             metrics.dropped.labels("slow").inc()
             self._resume(visit, TimeoutError())
+
+    def _deadline(self, visit):
+        """When a visit is over; sooner where the worker is about to leave."""
+        if self._shut_at is None:
+            return visit.deadline
+        return min(visit.deadline, max(self._shut_at, visit.began) + (SILENCE if visit.silent else FAREWELL))

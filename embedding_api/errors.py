@@ -61,10 +61,9 @@ def init_app(app):
     app.register_error_handler(HTTPException, _render_http_exception)
     app.register_error_handler(ClientGone, _render_client_gone)
     app.register_error_handler(Exception, _render_unexpected)
-    app.before_request(_raise_refusal)
 
 
-def _raise_refusal():
+def raise_refusal():
     # The server has found a reason to refuse the request before the application saw it.
     refusal = getattr(request.environ.get("gunicorn.socket"), "refusal", None)
     if refusal:

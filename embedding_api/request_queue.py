@@ -74,7 +74,7 @@ class RequestQueue:
             OSError: the queue is full, or the process has no descriptors left.
         """
         message = _MESSAGE.pack(head, body, time.monotonic())
-        places = 1 + body // PLACE_BYTES
+        places = min(1 + body // PLACE_BYTES, MOST_PLACES)
         socket.send_fds(self._in, [message.ljust(places * _PLACE, b"\0")], [client.fileno(), file])
 
     def get(self):

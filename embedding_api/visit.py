@@ -1,11 +1,13 @@
 """One client's visit: its request is read, handed on or answered, and its connection closed, without ever blocking."""
 
 import os
+import re
 import select
 import socket
 import time
 
 import h11
+from gunicorn.http.errors import LimitRequestHeaders
 
 from embedding_api.errors import overloaded, stopping
 from embedding_api.exchange import Exchange
@@ -13,17 +15,21 @@ from embedding_api.request_queue import QUEUE
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 
-# All that a head may have; Gunicorn's limits for its parts are below that.
+# All that a head may have; Gunicorn's limits for its parts are below that. Lines cost time, which the others wait.
 HEAD_BYTES = 64 * 1024
+HEAD_LINES = 110
 # A client that moves so many bytes a second, either way, is not cut off.
 SLOWEST = 32 * 1024
-# What may come beside the body, with the head: an eighth of the body more. Chunks of a byte each would cost minutes.
-CHUNK_OVERHEAD = 2 * HEAD_BYTES
+# What chunks may add to a body: so many bytes, and an eighth of it. Megabytes in chunks of a byte would cost minutes.
+CHUNK_BYTES = 16 * 1024
+# Chunks that are read before the other clients have their turn: about a millisecond.
+CHUNKS = 100
 # What a client that has its answer may still send: closing the connection in the middle of that would lose the answer.
 DISCARD_BYTES = 64 * 1024 * 1024
 DISCARD_SECONDS = 10
 
 _READ_BYTES = 64 * 1024
+_HEAD_END = re.compile(rb"\n\r?\n")
 # What takes no time, and must be answered while every worker computes.
 _ANSWERED_HERE = {b"GET", b"HEAD", b"OPTIONS"}
 
@@ -39,7 +45,7 @@ class Visit:
 
     Attributes:
         course: a generator that does all that can be done, and yields READ or WRITE for what it waits for.
-        deadline: when it is over at the latest, in seconds of the monotonic clock.
+        began, deadline: when it began, and is over at the latest, in seconds of the monotonic clock.
         held: the bytes of memory it takes.
         silent: whether nothing has come from the client yet.
         late: whether it came after the service had been told to stop.
@@ -53,8 +59,9 @@ class Visit:
         self._address = address
         self._door = door
         self._complete = answer is not None
-        self._received = 0
+        self._received = self._events = 0
         self._allow(door.timeout)
+        self.began = time.monotonic()
         self.course = self._attend() if answer is None else self._send(answer)
 
     def _allow(self, seconds):
@@ -63,7 +70,7 @@ class Visit:
     def _attend(self):
         try:
             exchange = yield from self._receive()
-        except (h11.RemoteProtocolError, TimeoutError) as error:
+        except (h11.RemoteProtocolError, LimitRequestHeaders, TimeoutError) as error:
             exchange = Exchange(self.client, b"")
             self._door.refuse(None, exchange, self._address, error)
         else:
@@ -75,42 +82,62 @@ class Visit:
 
     def _receive(self):
         """Read the request. Returns its `Exchange`, or None if there is nothing to answer, or a worker will do it."""
-        parser = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
-        request = yield from self._next_event(parser)
-        if not isinstance(request, h11.Request):
+        head = yield from self._read_head()
+        if head is None:
             return None
+        parser = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
+        parser.receive_data(head)
+        request = parser.next_event()
         headers = dict(request.headers)
         length = int(headers.get(b"content-length", 0))
         if length and b"transfer-encoding" in headers:
             raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding say where the body ends")
+        if length > self._door.max_body_bytes:
+            # The application says so without reading it.
+            return Exchange(self.client, _head(request, length))
         with open(os.memfd_create("body"), "r+b", buffering=0) as body:
-            while True:
-                if length > self._door.max_body_bytes:
-                    # The application says so without reading it.
-                    return Exchange(self.client, _head(request, length))
-                if not self._door.has_room(self, length):
-                    return Exchange(self.client, _head(request, 0), refusal=overloaded())
-                self.held = length
-                event = yield from self._next_event(parser, body)
-                if isinstance(event, h11.EndOfMessage):
-                    self._complete = not parser.trailing_data[0]
-                    return self._hand_on(request, body)
+            while not isinstance(event := (yield from self._next_event(parser)), h11.EndOfMessage):
                 body.write(event.data)
-                length = max(length, body.tell())
+                self.held = body.tell()
+                if self.held > self._door.max_body_bytes:
+                    return Exchange(self.client, _head(request, self.held))
+            self._complete = not parser.trailing_data[0]
+            return self._hand_on(request, body)
 
-    def _next_event(self, parser, body=None):
-        """The next part of the request; None if the client closes, or its time is over, before it has asked."""
+    def _read_head(self):
+        """All that has come when the head is whole; None if the client leaves before, or never says anything."""
+        data, end = bytearray(), None
+        while not end:
+            if len(data) > HEAD_BYTES:
+                raise LimitRequestHeaders("the headers are too large")
+            more = yield from self._read()
+            if not more:
+                return None
+            data += more
+            if data[0] <= 0x20:
+                # TLS, for example, which would go on waiting for an answer.
+                raise h11.RemoteProtocolError("it does not begin with a method")
+            end = _HEAD_END.search(data, max(0, len(data) - len(more) - 2))
+        if data.count(b"\n", 0, end.start()) > HEAD_LINES:
+            raise LimitRequestHeaders("there are too many headers")
+        self._received = len(data) - end.end()
+        return data
+
+    def _next_event(self, parser):
+        """The next part of the body, or its end."""
+        self._events += 1
+        if self._events % CHUNKS == 0:
+            # It may be written to at any time: it is soon its turn again.
+            yield WRITE
         while (event := parser.next_event()) is h11.NEED_DATA:
             if parser.they_are_waiting_for_100_continue:
                 self.client.send(parser.send(h11.InformationalResponse(status_code=100, headers=[])))
-            if body:
-                if self._received - body.tell() > CHUNK_OVERHEAD + body.tell() // 8:
-                    raise h11.RemoteProtocolError("the chunks of the body are too small")
-                # A client that sends fast leaves the others their turn.
-                yield READ
+            if self._received - self.held > CHUNK_BYTES + self.held // 8:
+                raise h11.RemoteProtocolError("the chunks of the body are too small")
+            # A client that sends fast leaves the others their turn.
+            yield READ
             data = yield from self._read()
-            if not data and not body:
-                return None
+            self._received += len(data)
             parser.receive_data(data)
         return event
 
@@ -128,7 +155,6 @@ class Visit:
                     raise
             else:
                 self.silent = False
-                self._received += len(data)
                 self.deadline += len(data) / SLOWEST
                 return data
 
@@ -144,10 +170,11 @@ class Visit:
             body.write(head)
             try:
                 QUEUE.put(self.client, body.fileno(), len(head), length)
-                return None
             except OSError as error:
                 # The kernel's own limits: its buffer, or the descriptors under way.
                 self._door.log.warning("A request cannot be queued: %s", error.strerror)
+            else:
+                return None
         return Exchange(self.client, head, refusal=overloaded())
 
     def _send(self, answer):

@@ -51,17 +51,27 @@ class Worker(SyncWorker):
         self._ready.register(self.PIPE[0], select.EPOLLIN)
         # One worker wakes up for a request, and not all.
         self._ready.register(QUEUE, select.EPOLLIN | select.EPOLLEXCLUSIVE)
-        self._door = Door(self.sockets, self, process_settings(), self.log)
+        self._door = Door(self.sockets, self, process_settings(), self.log, on_empty=self._wake)
         self._door.start()
         while self.alive and self._door.is_alive() and self.is_parent_alive():
             self._serve_next()
-        # At a reload, or when it is recycled, the others go on. At the end of all, what was accepted is answered.
-        while (QUEUE.closes or self.ppid != os.getppid()) and (QUEUE.places or self._door.owes):
+        if QUEUE.refuses:
+            # The end of all: probes and new clients are told so until what was accepted is answered.
+            while self._door.is_alive() and (self._door.owes or QUEUE.places):
+                self._serve_next()
+        self._door.shut()
+        # At a reload, or when one worker is recycled, the others go on with the queue. Else nobody does.
+        while self._door.is_alive() and not (self._door.is_empty and (QUEUE.places == 0 or not self._is_last)):
             self._serve_next()
-        self._door.leave()
-        while self._door.is_alive():
-            self.notify()
-            self._door.join(LOOK_SECONDS)
+        self._door.end()
+        self._door.join()
+
+    @property
+    def _is_last(self):
+        return QUEUE.closes or self.ppid != os.getppid()
+
+    def _wake(self):
+        os.write(self.PIPE[1], b".")
 
     def _serve_next(self):
         self.notify()
@@ -105,7 +115,11 @@ class Worker(SyncWorker):
     def handle_exit(self, sig, frame):
         super().handle_exit(sig, frame)
         if self._door and not QUEUE.refuses:
-            self._door.leave()
+            self._door.shut()
+
+    def handle_quit(self, sig, frame):
+        # At once: what is raised in a request would be answered with a 500 first.
+        os._exit(0)
 
     def answer(self, exchange, address):
         """Have Gunicorn read a request, and the application answer it."""
@@ -120,7 +134,7 @@ class Worker(SyncWorker):
             if getattr(exc, "error_status_hint", 400) == 431:
                 status, reason, code = _STATUS[http.LimitRequestHeaders]
             message = _MESSAGES.get(status, f"The request is not valid HTTP: {str(exc)[:200]}.")
-            self.log.warning("Refused with %d: %s", status, type(exc).__name__, extra=about)
+            self.log.info("Refused with %d: %s", status, type(exc).__name__, extra=about)
         else:
             status, reason, code = 500, "Internal Server Error", "internal_error"
             message = f"The service failed on this request. The log has the reason, under request id {name}."

@@ -61,7 +61,7 @@ class Server:
         return self
 
     def __exit__(self, *error):
-        if _is_alive(self.pid):
+        if is_alive(self.pid):
             os.kill(self.pid, signal.SIGTERM)
         try:
             self.wait(30)
@@ -76,7 +76,7 @@ class Server:
 
     def wait(self, seconds):
         """Wait for the master's end."""
-        wait_until(lambda: self._process.poll() is not None and not _is_alive(self.pid), seconds)
+        wait_until(lambda: self._process.poll() is not None and not is_alive(self.pid), seconds)
 
     def log(self):
         return self._log.read_text()
@@ -116,7 +116,7 @@ class Server:
             return parse(read(connection))
 
 
-def _is_alive(pid):
+def is_alive(pid):
     """Whether a process lives; one that has ended and that nobody has asked for does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

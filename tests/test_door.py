@@ -5,6 +5,7 @@ import logging
 import random
 import select
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -29,10 +30,15 @@ def door(monkeypatch):
         answer=lambda exchange, address: exchange.sendall(b"answer"),
         handle_error=lambda request, exchange, address, error: exchange.sendall(b"refused"),
     )
-    door = Door([listener], worker, Settings(client_timeout=60), logging.getLogger("door"))
+    empty = threading.Event()
+    settings = Settings(client_timeout=60, max_body_bytes=2_000_000)
+    door = Door([listener], worker, settings, logging.getLogger("door"), empty.set)
     door.start()
     yield door, listener.getsockname()
-    door.leave()
+    door.shut()
+    assert empty.wait(10)
+    assert door.is_empty
+    door.end()
     door.join(10)
     assert not door.is_alive()
     listener.close()
@@ -53,15 +59,14 @@ def test_beyond_a_number_of_clients_the_oldest_is_left(door):
         client.close()
 
 
-def test_beyond_a_number_of_bytes_the_oldest_is_left(door, monkeypatch):
+def test_beyond_a_number_of_bytes_the_oldest_is_left(door):
     door, _ = door
-    monkeypatch.setattr(module, "MOST_BYTES", 15_000_000)
     ends = [socket.socketpair() for _ in range(3)]
     for _, ours in ends:
         ours.setblocking(False)
         door.finish(ours, bytes(8_000_000))
         time.sleep(0.1)
-    assert [len(read(theirs)) == 8_000_000 for theirs, _ in ends] == [False, False, True]
+    assert [len(read(theirs)) == 8_000_000 for theirs, _ in ends] == [False, True, True]
     for theirs, _ in ends:
         theirs.close()
 
@@ -94,6 +99,24 @@ def test_a_failed_visit_ends_alone(door, caplog):
     with socket.create_connection(address, timeout=10) as client:
         client.sendall(request)
         assert read(client) == b"answer"
+
+
+def test_a_door_that_is_shut_sees_its_clients_off(door, monkeypatch):
+    door, address = door
+    monkeypatch.setattr(module, "FAREWELL", 2)
+    with socket.create_connection(address, timeout=10) as silent, socket.create_connection(address, timeout=10) as slow:
+        slow.sendall(b"GET ")
+        time.sleep(0.1)
+        door.shut()
+        theirs, ours = socket.socketpair()
+        ours.setblocking(False)
+        # What was computed meanwhile is sent as well.
+        door.finish(ours, bytes(8_000_000))
+        assert len(read(theirs)) == 8_000_000
+        assert not door.is_empty
+        assert read(silent) == b""
+        assert read(slow) == b"refused"
+        theirs.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 import logging
 import socket
 import time
+from itertools import islice
 from types import SimpleNamespace
 
 import pytest
@@ -13,14 +14,11 @@ POST = b"POST /embed HTTP/1.1\r\nHost: x\r\n"
 
 
 class Door(SimpleNamespace):
-    """A door with room, whose worker answers with what it was asked for."""
+    """A door whose worker answers with what it was asked for."""
 
     def __init__(self, **changes):
         super().__init__(timeout=10, max_waiting=2, max_body_bytes=1000, log=logging.getLogger("door"), seen=[])
         vars(self).update(changes)
-
-    def has_room(self, visit, size):
-        return size < 900
 
     def answer(self, exchange, address):
         self.seen.append(exchange)
@@ -115,19 +113,12 @@ def test_another_expectation_is_left_to_gunicorn(come, queue):
     "end", [b"Content-Length: 1001\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n3E9\r\n" + b"x" * 1001]
 )
 def test_a_body_that_is_too_large_is_answered_without_being_read(come, queue, end):
-    door = Door(has_room=lambda visit, size: True)
+    door = Door()
     answer, visit = come(POST + end, door=door)
     assert answer == b"answer"
     assert b"content-length: 1001\r\n" in door.seen[0].recv(1000)
     assert visit.held == 0
     assert queue.places == 0
-
-
-@pytest.mark.parametrize(
-    "end", [b"Content-Length: 900\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n384\r\n" + b"x" * 900]
-)
-def test_a_body_that_finds_no_room_is_refused(come, end):
-    assert come(POST + end)[0] == b"overloaded"
 
 
 def test_more_requests_than_may_wait_are_refused(come, queue):
@@ -151,11 +142,43 @@ def test_who_comes_after_the_service_was_told_to_stop_is_refused(come, queue):
         POST + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n",
         POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
         POST + b"Content-Length: 4\r\n\r\nbod",
-        POST + b"X: " + b"x" * 70_000,
     ],
 )
 def test_what_is_not_http_is_refused(come, request_):
     assert come(request_, close=True)[0] == b"refused: RemoteProtocolError"
+
+
+@pytest.mark.parametrize("request_", [POST + b"X: " + b"x" * 70_000, POST + b"a: b\r\n" * 200 + b"\r\n"])
+def test_too_much_of_a_head_is_refused(come, request_):
+    assert come(request_)[0] == b"refused: LimitRequestHeaders"
+
+
+def test_a_greeting_in_tls_is_refused_at_once(come):
+    assert come(b"\x16\x03\x01\x02\x00\x01")[0] == b"refused: RemoteProtocolError"
+
+
+def test_a_head_may_come_byte_by_byte_and_a_body_with_blank_lines(come, queue):
+    head = POST + b"Content-Length: 300\r\n\r\n"
+    come(*[head[index : index + 1] for index in range(len(head))], b"\n" * 300)
+    request = queue.get()
+    with request.client, request.body:
+        assert request.body.read() == b"\n" * 300
+
+
+def test_chunks_leave_the_others_their_turn(ends, queue):
+    theirs, ours = ends
+    theirs.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 950 + b"0\r\n\r\n")
+    visit = Visit(ours, None, Door())
+    assert list(islice(visit.course, 200)) == [WRITE] * 9
+    assert queue.places == 1
+
+
+def test_chunks_that_are_too_small_are_refused(ends, queue):
+    theirs, ours = ends
+    theirs.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 4000)
+    visit = Visit(ours, None, Door(max_body_bytes=10**6))
+    list(islice(visit.course, 200))
+    assert theirs.recv(100) == b"refused: RemoteProtocolError"
 
 
 @pytest.mark.parametrize("beginning", [b"", b"POST /emb"])
@@ -186,7 +209,7 @@ def test_whose_time_is_over_is_refused_or_left(ends, queue, beginning, answer):
 
 def test_time_is_added_for_what_moves(ends, queue):
     theirs, ours = ends
-    visit = Visit(ours, None, Door(max_body_bytes=10**6, has_room=lambda visit, size: True))
+    visit = Visit(ours, None, Door(max_body_bytes=10**6))
     theirs.sendall(POST + b"Content-Length: 500000\r\n\r\n")
     next(visit.course)
     began = visit.deadline

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from server import Server, embed_request, parse, read, wait_until
+from server import Server, embed_request, is_alive, parse, read, wait_until
 
 
 @pytest.fixture
@@ -28,6 +29,13 @@ def start(tmp_path):
     yield start
     for server in servers:
         server.__exit__()
+
+
+@pytest.fixture
+def service_alone(model, tmp_path):
+    """The real service, for a test that stops it."""
+    with Server(model.environment | {"WEB_CONCURRENCY": "1"}, tmp_path) as server:
+        yield server
 
 
 @contextmanager
@@ -120,6 +128,74 @@ def test_a_silent_client_does_not_hold_up_a_stop(start):
         time.sleep(0.2)
         os.kill(server.pid, signal.SIGTERM)
         server.wait(10)
+
+
+def test_a_client_that_was_silent_at_the_stop_is_answered_or_told(start):
+    server = start()
+    with ThreadPoolExecutor(2) as pool:
+        accepted = occupy(server, pool, "abc")
+        connections = [server.connect() for _ in range(4)]
+        time.sleep(0.2)
+        os.kill(server.pid, signal.SIGTERM)
+        wait_until(lambda: server.get("/ready").status == 503)
+        for connection in connections:
+            connection.sendall(embed_request("a"))
+            time.sleep(0.5)
+        assert {parse(read(connection)).status for connection in connections} <= {200, 503}
+        assert [reply.result().status for reply in accepted] == [200] * 2
+    for connection in connections:
+        connection.close()
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM"])
+def test_a_large_answer_outlives_a_reload_and_a_stop(service_alone, name):
+    """It does not fit into the socket's buffer, and its client reads it only when its worker has been told to leave."""
+    server = service_alone
+    texts = [f"{number // 100} {number % 100}" for number in range(2048)]
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with connection:
+        connection.settimeout(60)
+        connection.connect(("127.0.0.1", server.port))
+        connection.sendall(embed_request(texts))
+        wait_until(lambda: busy(server) == 1)
+        os.kill(server.pid, getattr(signal, name))
+        time.sleep(3)
+        reply = parse(read(connection))
+    assert len(reply.body) == int(reply.headers["Content-Length"]) > 8_000_000
+
+
+def test_a_quick_stop_is_quick(start):
+    server = start()
+    with ThreadPoolExecutor(4) as pool, server.connect(b"POST /embed HT"):
+        replies = occupy(server, pool, "abcdefghijklmnopqrstuvwxyz", workers=2)
+        os.kill(server.pid, signal.SIGINT)
+        server.wait(5)
+        assert all(isinstance(reply.exception(), OSError) for reply in replies)
+
+
+def test_the_workers_of_a_killed_master_answer_and_leave(start):
+    server = start()
+    workers = server.workers()
+    with ThreadPoolExecutor(8) as pool:
+        accepted = occupy(server, pool, "abc")
+        accepted += [pool.submit(server.embed, "a") for _ in range(4)]
+        wait_until(lambda: server.metrics()["embedding_requests_waiting"] == 4)
+        os.kill(server.pid, signal.SIGKILL)
+        assert [reply.result().status for reply in accepted] == [200] * 6
+    wait_until(lambda: not any(is_alive(pid) for pid in workers), seconds=10)
+
+
+def test_a_worker_that_is_stopped_while_it_is_born_is_replaced(start):
+    server = start(workers=1)
+    for _ in range(60):
+        (old,) = server.workers()
+        os.kill(old, signal.SIGKILL)
+        wait_until(lambda old=old: server.workers() not in ([old], []))
+        os.kill(server.workers()[0], signal.SIGTERM)
+        wait_until(lambda: len(server.workers()) == 1)
+    assert server.get("/ready").status == 200
+    assert server.embed("a").status == 200
 
 
 def test_a_reload_under_load_fails_no_request(start):
