@@ -19,9 +19,11 @@ TICK = 1
 # while it is there, Gunicorn's master cannot replace others.
 SILENCE = 1
 FAREWELL = 30
-# Of a worker; beyond them the oldest clients are left. Bytes are those of bodies and answers under way.
+# Of a worker; beyond them the oldest clients are left.
 MOST_VISITS = 1000
-MOST_BODIES = 8
+# Bodies and answers under way, of the largest size that the limits allow. A vector takes some 5 KB for 384 dimensions.
+MOST_PAYLOADS = 4
+VECTOR_BYTES = 8 * 1024
 
 
 class Door(threading.Thread):
@@ -47,7 +49,7 @@ class Door(threading.Thread):
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._bell, select.EPOLLIN)
         self._on_empty = on_empty
-        self._most_bytes = MOST_BODIES * settings.max_body_bytes
+        self._most_bytes = MOST_PAYLOADS * max(settings.max_body_bytes, settings.max_texts * VECTOR_BYTES)
         self._unsent = collections.deque()
         self._visits = {}
         self._waits_for = {}
