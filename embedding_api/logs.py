@@ -61,6 +61,12 @@ def note(**figures):
     g.figures |= figures
 
 
+def log_unreadable(name, status, error):
+    """The line for a request, by its id, of which nothing is known but what is wrong with it."""
+    fields = {"request_id": name, "method": "-", "route": "-", "status": status}
+    _log.info("- - %d %s", status, type(error).__name__, extra=fields)
+
+
 def _start():
     g.started = perf_counter()
     waited = getattr(request.environ.get("gunicorn.socket"), "waited", None)

@@ -9,7 +9,7 @@ import orjson
 from gunicorn.http import errors as http
 from gunicorn.workers.sync import SyncWorker
 
-from embedding_api import metrics, request_id
+from embedding_api import logs, metrics, request_id
 from embedding_api.config import process_settings
 from embedding_api.door import Door
 from embedding_api.errors import ClientGone, error_body, trace
@@ -128,17 +128,16 @@ class Worker(SyncWorker):
     def handle_error(self, req, client, addr, exc):
         """Answer what never reached the application, such as a request that is not HTTP."""
         name = request_id.new_id()
-        about = {"request_id": name}
         if isinstance(exc, http.ParseException | h11.RemoteProtocolError | TimeoutError):
             status, reason, code = _STATUS.get(type(exc), _BAD_REQUEST)
             if getattr(exc, "error_status_hint", 400) == 431:
                 status, reason, code = _STATUS[http.LimitRequestHeaders]
             message = _MESSAGES.get(status, f"The request is not valid HTTP: {str(exc)[:200]}.")
-            self.log.info("Refused with %d: %s", status, type(exc).__name__, extra=about)
+            logs.log_unreadable(name, status, exc)
         else:
             status, reason, code = 500, "Internal Server Error", "internal_error"
             message = f"The service failed on this request. The log has the reason, under request id {name}."
-            self.log.error("Unexpected error: %s", trace(exc), extra=about)
+            self.log.error("Unexpected error: %s", trace(exc), extra={"request_id": name})
         body = orjson.dumps(error_body(status, code, message))
         head = (
             f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"

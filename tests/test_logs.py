@@ -48,6 +48,12 @@ def test_a_path_that_is_no_route_is_not_in_the_log(client, lines, path):
     assert "private" not in repr(vars(line))
 
 
+def test_what_is_not_http_has_a_line_as_well(service):
+    reply = service.raw(b"a-private-text\r\n\r\n")
+    line = next(line for line in service.log().splitlines() if reply.headers["X-Request-ID"] in line)
+    assert line.endswith("- - 400 RemoteProtocolError")
+
+
 def test_text_lines_name_the_request(service):
     reply = service.embed(PRIVATE)
     line = next(line for line in service.log().splitlines() if reply.headers["X-Request-ID"] in line)
