@@ -73,6 +73,6 @@ def test_json_lines_are_all_json(model, tmp_path):
     assert all({"time", "level", "logger", "pid", "request_id", "message"} <= set(line) for line in logged)
     (request,) = [line for line in logged if line.get("route") == "/embed"]
     assert (request["status"], request["texts"], request["tokens"]) == (200, 2, 6)
-    (refused,) = [line for line in logged if line["message"].startswith("Refused with 400")]
+    (refused,) = [line for line in logged if line["message"].startswith("- - 400")]
     assert re.fullmatch("[0-9a-f]{32}", refused["request_id"])
     assert any("EMBEDDING_ENGINE=reference" in line["message"] for line in logged)
