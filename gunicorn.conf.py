@@ -3,6 +3,7 @@
 # ruff: noqa: E402 - the directory for the metrics must be set before the application is imported
 
 import atexit
+import contextlib
 import ctypes
 import gc
 import os
@@ -89,8 +90,8 @@ def when_ready(server):
         key = " -H 'Authorization: Bearer YOUR_KEY'" if settings.api_keys else ""
         data = """-H 'Content-Type: application/json' -d '{"texts": "hello world"}'"""
         server.log.info("Try: curl -X POST %s/embed%s %s", url, key, data)
-    # The workers must know why they are told to stop: at a reload others take over, and at the end nobody does.
-    signal.signal(signal.SIGTERM, lambda sig, frame: stop(server, sig, frame))
+    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(name, lambda sig, frame: stop(server, sig, frame))
     # Left alone, the first garbage collection in each worker would write to every page that Python's objects live on,
     # and copy what the workers share.
     gc.collect()
@@ -105,8 +106,14 @@ def stop(server, sig, frame):
     if os.getpid() != server.pid:
         # A worker that was forked a moment ago, and has not set its own handlers yet.
         os._exit(0)
-    # Another master, which this one has started or was started by, serves on.
-    QUEUE.close(refuse=not (server.reexec_pid or server.master_pid))
+    if sig == signal.SIGTERM:
+        # The workers must know why they are told to stop: at a reload others take over, and at the end nobody does,
+        # unless there is another master, which this one has started or was started by.
+        QUEUE.close(refuse=not (server.reexec_pid or server.master_pid))
+    # Gunicorn itself would not tell them before a reload under way is over.
+    for pid in list(server.WORKERS):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM if sig == signal.SIGTERM else signal.SIGQUIT)
     server.signal(sig, frame)
 
 

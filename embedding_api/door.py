@@ -5,7 +5,9 @@ every worker is busy, and a client that is slow to send or to read holds up nobo
 """
 
 import collections
+import errno
 import os
+import resource
 import select
 import threading
 import time
@@ -15,8 +17,8 @@ from embedding_api.visit import Visit
 
 # Seconds after which a deadline may be noticed.
 TICK = 1
-# Seconds that a worker which leaves waits for clients that have not said anything yet, and at most for any of them:
-# while it is there, Gunicorn's master cannot replace others.
+# Seconds that a worker which leaves waits for clients that have not said anything yet or can only be refused, and at
+# most for any of them: while it is there, Gunicorn's master cannot replace others.
 SILENCE = 1
 FAREWELL = 30
 # Of a worker; beyond them the oldest clients are left.
@@ -24,6 +26,9 @@ MOST_VISITS = 1000
 # Bodies and answers under way, of the largest size that the limits allow. A vector takes some 5 KB for 384 dimensions.
 MOST_PAYLOADS = 4
 VECTOR_BYTES = 8 * 1024
+
+# What is no client's doing.
+_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.ENOBUFS}
 
 
 class Door(threading.Thread):
@@ -50,11 +55,13 @@ class Door(threading.Thread):
         self._epoll.register(self._bell, select.EPOLLIN)
         self._on_empty = on_empty
         self._most_bytes = MOST_PAYLOADS * max(settings.max_body_bytes, settings.max_texts * VECTOR_BYTES)
+        # Each may need two descriptors, and the process has others.
+        self._most_visits = max(1, min(MOST_VISITS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 - 100))
         self._unsent = collections.deque()
         self._visits = {}
         self._waits_for = {}
         self._looked = 0.0
-        self._shut = self._over = False
+        self._shut = self._last = self._over = False
         self._shut_at = None
 
     def finish(self, client, answer):
@@ -62,8 +69,13 @@ class Door(threading.Thread):
         self._unsent.append((client, answer))
         os.eventfd_write(self._bell, 1)
 
-    def shut(self):
-        """Let nobody else in; from another thread or a signal handler."""
+    def shut(self, last=False):
+        """Let nobody else in; from another thread or a signal handler.
+
+        Args:
+            last: whether nobody else will let in who is at the door already.
+        """
+        self._last = last
         self._shut = True
         os.eventfd_write(self._bell, 1)
 
@@ -106,30 +118,36 @@ class Door(threading.Thread):
                 self._on_empty()
 
     def _close(self):
-        for descriptor in self._listeners:
+        for descriptor, listener in self._listeners.items():
+            while self._last and self._accept(listener):
+                pass
             self._epoll.unregister(descriptor)
+            # Who comes now shall not wait for a door that nobody opens.
+            listener.close()
         self._listeners = {}
         self._shut_at = time.monotonic()
 
     def _accept(self, listener):
+        """Let a client in; whether there was one."""
         try:
             client, address = listener.accept()
         except (BlockingIOError, ConnectionAbortedError, InterruptedError):
             # Another worker was faster, or the client has gone again.
-            return
+            return False
         except OSError as error:
             self.log.error("Cannot accept a client: %s", error.strerror)
             self._leave_oldest()
             # Without a descriptor the client waits on, and would be tried again at once.
             time.sleep(TICK / 10)
-            return
+            return False
         client.setblocking(False)
         self._begin(Visit(client, address, self))
+        return True
 
     def _begin(self, visit):
         self._visits[visit.client.fileno()] = visit
         self._resume(visit)
-        if len(self._visits) > MOST_VISITS:
+        if len(self._visits) > self._most_visits:
             self._leave_oldest()
 
     def _leave_oldest(self):
@@ -140,14 +158,19 @@ class Door(threading.Thread):
     def _resume(self, visit, error=None):
         """Go on with a visit until it has to wait again, or is over."""
         descriptor = visit.client.fileno()
+        if self._visits.get(descriptor) is not visit:
+            return
         try:
             event = visit.course.throw(error) if error else next(visit.course)
         except StopIteration:
             self._end(visit)
         except TimeoutError:
+            metrics.dropped.labels("slow").inc()
             self._end(visit)
-        except ConnectionError:
-            metrics.dropped.labels("gone").inc()
+        except OSError as error:
+            metrics.dropped.labels("failed" if error.errno in _OURS else "gone").inc()
+            if error.errno in _OURS:
+                self.log.error("A client is dropped: %s", error.strerror)
             self._end(visit)
         except Exception:
             metrics.dropped.labels("failed").inc()
@@ -160,8 +183,18 @@ class Door(threading.Thread):
             elif waits_for != event:
                 self._epoll.modify(descriptor, event)
             self._waits_for[descriptor] = event
-            while visit.held and sum(visit.held for visit in self._visits.values()) > self._most_bytes:
-                self._leave_oldest()
+            if visit.held:
+                self._make_room()
+
+    def _make_room(self):
+        """Leave those who hold more than the others, the oldest first; who holds something alone may hold all."""
+        while True:
+            holders = [visit for visit in self._visits.values() if visit.held]
+            held = sum(visit.held for visit in holders)
+            if len(holders) < 2 or held <= self._most_bytes:
+                return
+            metrics.dropped.labels("crowded").inc()
+            self._end(next(visit for visit in holders if visit.held >= held / len(holders)))
 
     def _end(self, visit):
         descriptor = visit.client.fileno()
@@ -177,11 +210,11 @@ class Door(threading.Thread):
             return
         self._looked = now
         for visit in [visit for visit in self._visits.values() if self._deadline(visit) < now]:
-            metrics.dropped.labels("slow").inc()
             self._resume(visit, TimeoutError())
 
     def _deadline(self, visit):
         """When a visit is over; sooner where the worker is about to leave."""
         if self._shut_at is None:
             return visit.deadline
-        return min(visit.deadline, max(self._shut_at, visit.began) + (SILENCE if visit.silent else FAREWELL))
+        grace = SILENCE if visit.silent or visit.late else FAREWELL
+        return min(visit.deadline, max(self._shut_at, visit.began) + grace)

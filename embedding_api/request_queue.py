@@ -6,6 +6,7 @@ one socket pair that the master makes before the fork; the worker that takes the
 
 import array
 import atexit
+import errno
 import fcntl
 import io
 import mmap
@@ -78,11 +79,19 @@ class RequestQueue:
         socket.send_fds(self._in, [message.ljust(places * _PLACE, b"\0")], [client.fileno(), file])
 
     def get(self):
-        """The next `WaitingRequest`, or None."""
+        """The next `WaitingRequest`, or None.
+
+        Raises:
+            OSError: the process has no descriptors left for the next one, which is lost.
+        """
         try:
             message, descriptors, _, _ = socket.recv_fds(self._out, _MESSAGE.size, 2)
         except BlockingIOError:
             return None
+        if len(descriptors) < 2:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise OSError(errno.EMFILE, "a request is lost, as the process may open no more files")
         client, file = descriptors
         head_length, body_length, since = _MESSAGE.unpack(message)
         head = os.pread(file, head_length, body_length)

@@ -71,6 +71,8 @@ class Visit:
         try:
             exchange = yield from self._receive()
         except (h11.RemoteProtocolError, LimitRequestHeaders, TimeoutError) as error:
+            if self.silent:
+                raise
             exchange = Exchange(self.client, b"")
             self._door.refuse(None, exchange, self._address, error)
         else:
@@ -142,17 +144,12 @@ class Visit:
         return event
 
     def _read(self):
-        """What has arrived; nothing if the client has closed, or has said nothing until its time was over."""
+        """What has arrived; nothing if the client has closed."""
         while True:
             try:
                 data = self.client.recv(_READ_BYTES)
             except BlockingIOError:
-                try:
-                    yield READ
-                except TimeoutError:
-                    if self.silent:
-                        return b""
-                    raise
+                yield READ
             else:
                 self.silent = False
                 self.deadline += len(data) / SLOWEST
@@ -179,6 +176,7 @@ class Visit:
 
     def _send(self, answer):
         rest = memoryview(answer)
+        self.began = time.monotonic()
         self._allow(self._door.timeout)
         while rest:
             try:

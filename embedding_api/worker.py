@@ -59,10 +59,14 @@ class Worker(SyncWorker):
             # The end of all: probes and new clients are told so until what was accepted is answered.
             while self._door.is_alive() and (self._door.owes or QUEUE.places):
                 self._serve_next()
-        self._door.shut()
-        # At a reload, or when one worker is recycled, the others go on with the queue. Else nobody does.
+        self._door.shut(last=self._is_last)
         while self._door.is_alive() and not (self._door.is_empty and (QUEUE.places == 0 or not self._is_last)):
-            self._serve_next()
+            if self._is_last:
+                self._serve_next()
+            else:
+                # At a reload, or when one worker is recycled, the others go on with the queue.
+                self.notify()
+                self._door.join(LOOK_SECONDS / 10)
         self._door.end()
         self._door.join()
 
@@ -75,7 +79,11 @@ class Worker(SyncWorker):
 
     def _serve_next(self):
         self.notify()
-        request = QUEUE.get()
+        try:
+            request = QUEUE.get()
+        except OSError as error:
+            self.log.error("%s", error.strerror)
+            return
         if request is None:
             QUEUE.set_free(self.place, True)
             self.wait(LOOK_SECONDS)

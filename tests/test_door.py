@@ -71,6 +71,57 @@ def test_beyond_a_number_of_bytes_the_oldest_is_left(door):
         theirs.close()
 
 
+def test_who_holds_little_is_not_left_for_those_who_hold_much(door):
+    door, address = door
+    with socket.create_connection(address, timeout=10) as innocent:
+        innocent.sendall(b"GET / ")
+        time.sleep(0.1)
+        ends = [socket.socketpair() for _ in range(2)]
+        for _, ours in ends:
+            ours.setblocking(False)
+            door.finish(ours, bytes(8_000_000))
+        time.sleep(0.2)
+        innocent.sendall(b"HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert read(innocent) == b"answer"
+        for theirs, _ in ends:
+            theirs.close()
+
+
+def test_an_answer_alone_may_be_of_any_size(door):
+    door, _ = door
+    theirs, ours = socket.socketpair()
+    ours.setblocking(False)
+    with theirs:
+        door.finish(ours, bytes(20_000_000))
+        time.sleep(0.1)
+        assert len(read(theirs)) == 20_000_000
+
+
+def test_who_leaves_in_the_middle_is_no_error_of_ours(door, caplog):
+    _, address = door
+    for _ in range(9):
+        with socket.create_connection(address) as client:
+            client.sendall(HEAD + b"Content-Length: 10\r\n\r\nabc")
+    with socket.create_connection(address, timeout=10) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert read(client) == b"answer"
+    assert caplog.text == ""
+
+
+def test_who_is_at_the_door_when_it_is_shut_for_good_is_let_in(door, monkeypatch):
+    door, address = door
+    monkeypatch.setattr(door, "answer", lambda exchange, address: (time.sleep(0.2), exchange.sendall(b"answer")))
+    clients = [socket.create_connection(address, timeout=10) for _ in range(3)]
+    for client in clients:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    door.shut(last=True)
+    assert [read(client) for client in clients] == [b"answer"] * 3
+    for client in clients:
+        client.close()
+    with pytest.raises(ConnectionError):
+        socket.create_connection(address)
+
+
 def test_a_client_that_cannot_be_accepted_takes_the_place_of_the_oldest(door, monkeypatch, caplog):
     door, address = door
     with socket.create_connection(address) as oldest, caplog.at_level(logging.ERROR):

@@ -1,4 +1,5 @@
 import os
+import resource
 import socket
 
 import pytest
@@ -93,6 +94,21 @@ def test_no_descriptor_is_left_behind(queue, put):
         put().close()
         take(queue)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_request_for_which_there_is_no_descriptor_is_lost_and_said_to_be(queue, put):
+    put()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        with pytest.raises(OSError, match="may open no more files"):
+            queue.get()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert queue.places == 0
+    assert queue.get() is None
 
 
 def test_it_closes_with_and_without_a_successor(queue):

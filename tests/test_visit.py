@@ -199,11 +199,11 @@ def test_whose_time_is_over_is_refused_or_left(ends, queue, beginning, answer):
     theirs.sendall(beginning)
     visit = Visit(ours, None, Door())
     assert [next(visit.course) for _ in range(2)] == [READ, READ]
-    try:
-        visit.course.throw(TimeoutError)
-    except StopIteration:
-        assert answer is None
+    if answer is None:
+        with pytest.raises(TimeoutError):
+            visit.course.throw(TimeoutError)
     else:
+        assert visit.course.throw(TimeoutError) == READ
         assert theirs.recv(100) == answer
 
 

@@ -165,10 +165,26 @@ def test_a_large_answer_outlives_a_reload_and_a_stop(service_alone, name):
     assert len(reply.body) == int(reply.headers["Content-Length"]) > 8_000_000
 
 
-def test_a_quick_stop_is_quick(start):
+def test_a_burst_before_a_stop_is_answered_to_the_last(start):
+    server = start()
+    request = embed_request("a")
+    connections = [server.connect(request) for _ in range(150)]
+    os.kill(server.pid, signal.SIGTERM)
+    statuses = {parse(read(connection)).status for connection in connections}
+    for connection in connections:
+        connection.close()
+    assert statuses <= {200, 503}
+
+
+@pytest.mark.parametrize("reload", [False, True])
+def test_a_quick_stop_is_quick(start, reload):
     server = start()
     with ThreadPoolExecutor(4) as pool, server.connect(b"POST /embed HT"):
         replies = occupy(server, pool, "abcdefghijklmnopqrstuvwxyz", workers=2)
+        if reload:
+            # Which waits for the workers.
+            os.kill(server.pid, signal.SIGHUP)
+            wait_until(lambda: len(server.workers()) == 4)
         os.kill(server.pid, signal.SIGINT)
         server.wait(5)
         assert all(isinstance(reply.exception(), OSError) for reply in replies)
