@@ -118,6 +118,7 @@ def test_who_is_at_the_door_when_it_is_shut_for_good_is_let_in(door, monkeypatch
     assert [read(client) for client in clients] == [b"answer"] * 3
     for client in clients:
         client.close()
+    wait_until(lambda: door.is_empty)
     with pytest.raises(ConnectionError):
         socket.create_connection(address)
 
