@@ -72,7 +72,7 @@ def test_a_key_is_asked_for_unless_the_metrics_are_open(open_metrics, status):
 
 def directory(server):
     """Where a service has its metrics."""
-    maps = Path(f"/proc/{server.workers()[0]}/maps").read_text()
+    maps = Path(f"/proc/{server.pid}/maps").read_text()
     return Path(re.search(r"\S+/embedding-metrics-\S+?(?=/)", maps)[0])
 
 
