@@ -97,6 +97,10 @@ class Server:
         lines = self.get("/metrics").body.decode().splitlines()
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
 
+    def busy(self):
+        """How many requests are being worked on, without the one that asks."""
+        return self.metrics()["embedding_requests_in_progress"] - 1
+
     def connect(self, data=b""):
         """A connection to the server on which so much has been sent."""
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)

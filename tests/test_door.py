@@ -184,15 +184,10 @@ def slow(tmp_path_factory):
         assert "Traceback" not in server.log()
 
 
-def busy(server):
-    """How many requests the workers compute, without the one that asks."""
-    return server.metrics()["embedding_requests_in_progress"] - 1
-
-
 def test_probes_are_answered_while_every_worker_computes(slow):
     with ThreadPoolExecutor(2) as clients:
         bulk = [clients.submit(slow.embed, "abcdef") for _ in range(2)]
-        wait_until(lambda: busy(slow) == 2)
+        wait_until(lambda: slow.busy() == 2)
         for path in ("/health", "/ready", "/info", "/", "/metrics"):
             assert slow.get(path).status == 200
         assert not any(reply.done() for reply in bulk)
@@ -234,7 +229,7 @@ def test_what_nobody_waits_for_is_not_computed(slow):
     before = slow.metrics()
     with ThreadPoolExecutor(2) as clients:
         bulk = [clients.submit(slow.embed, "abc") for _ in range(2)]
-        wait_until(lambda: busy(slow) == 2)
+        wait_until(lambda: slow.busy() == 2)
         gone = [slow.connect(embed_request("abcdefghijk")) for _ in range(8)]
         wait_until(lambda: slow.metrics()["embedding_requests_waiting"] == 8)
         for connection in gone:
@@ -249,7 +244,7 @@ def test_what_nobody_waits_for_is_not_computed(slow):
 def test_what_nobody_waits_for_any_longer_is_not_computed_to_its_end(slow):
     before = slow.metrics()['embedding_errors_total{code="client_gone"}']
     with slow.connect(embed_request(["ab", "bc", "cd", "de", "ef", "fg", "gh", "hi", "ij"])):
-        wait_until(lambda: busy(slow) == 1)
+        wait_until(lambda: slow.busy() == 1)
     wait_until(lambda: slow.metrics()['embedding_errors_total{code="client_gone"}'] == before + 1, seconds=5)
 
 
@@ -261,7 +256,7 @@ def test_who_reads_slowly_holds_up_no_worker(service):
         connection.sendall(embed_request(["a"] * 2048))
         connection.settimeout(60)
         answer = connection.recv(100)
-        wait_until(lambda: busy(service) == 0)
+        wait_until(lambda: service.busy() == 0)
         assert [service.embed("hello").status for _ in range(4)] == [200] * 4
         reply = parse(answer + read(connection))
     assert len(reply.body) == int(reply.headers["Content-Length"]) > 8_000_000

@@ -62,15 +62,10 @@ def load(server, clients=4):
             stop.set()
 
 
-def busy(server):
-    """How many requests the workers compute, without the one that asks."""
-    return server.metrics()["embedding_requests_in_progress"] - 1
-
-
 def occupy(server, pool, text, workers=2):
     """Have all workers compute for some seconds; the replies to come."""
     replies = [pool.submit(server.embed, text) for _ in range(workers)]
-    wait_until(lambda: busy(server) == workers)
+    wait_until(lambda: server.busy() == workers)
     return replies
 
 
@@ -158,7 +153,7 @@ def test_a_large_answer_outlives_a_reload_and_a_stop(service_alone, name):
         connection.settimeout(60)
         connection.connect(("127.0.0.1", server.port))
         connection.sendall(embed_request(texts))
-        wait_until(lambda: busy(server) == 1)
+        wait_until(lambda: server.busy() == 1)
         os.kill(server.pid, getattr(signal, name))
         time.sleep(3)
         reply = parse(read(connection))
