@@ -193,7 +193,7 @@ def main(minutes, overload):
     settings = Settings.from_env()
     mix = Mix(find_model(settings))
     with tempfile.TemporaryDirectory() as directory:
-        with Server({"EMBEDDING_LOG_LEVEL": "info"}, directory) as server:
+        with Server({}, directory) as server:
             ask(server.port, mix())
             able = capacity(server.port, mix, settings.workers)
             print(f"{settings.workers} workers, {settings.max_waiting} may wait: {able:.1f} requests/s", flush=True)

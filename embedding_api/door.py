@@ -59,7 +59,6 @@ class Door(threading.Thread):
         self._most_visits = max(1, min(MOST_VISITS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 - 100))
         self._unsent = collections.deque()
         self._visits = {}
-        self._waits_for = {}
         self._looked = 0.0
         self._shut = self._last = self._over = False
         self._shut_at = None
@@ -152,8 +151,11 @@ class Door(threading.Thread):
 
     def _leave_oldest(self):
         if self._visits:
-            metrics.dropped.labels("crowded").inc()
-            self._end(next(iter(self._visits.values())))
+            self._leave(next(iter(self._visits.values())))
+
+    def _leave(self, visit):
+        metrics.dropped.labels("crowded").inc()
+        self._end(visit)
 
     def _resume(self, visit, error=None):
         """Go on with a visit until it has to wait again, or is over."""
@@ -177,12 +179,11 @@ class Door(threading.Thread):
             self.log.exception("A client's visit failed")
             self._end(visit)
         else:
-            waits_for = self._waits_for.get(descriptor)
-            if waits_for is None:
+            if visit.waits_for is None:
                 self._epoll.register(descriptor, event)
-            elif waits_for != event:
+            elif visit.waits_for != event:
                 self._epoll.modify(descriptor, event)
-            self._waits_for[descriptor] = event
+            visit.waits_for = event
             if visit.held:
                 self._make_room()
 
@@ -193,13 +194,12 @@ class Door(threading.Thread):
             held = sum(visit.held for visit in holders)
             if len(holders) < 2 or held <= self._most_bytes:
                 return
-            metrics.dropped.labels("crowded").inc()
-            self._end(next(visit for visit in holders if visit.held >= held / len(holders)))
+            self._leave(next(visit for visit in holders if visit.held >= held / len(holders)))
 
     def _end(self, visit):
         descriptor = visit.client.fileno()
         del self._visits[descriptor]
-        if self._waits_for.pop(descriptor, None):
+        if visit.waits_for is not None:
             self._epoll.unregister(descriptor)
         visit.course.close()
         visit.client.close()

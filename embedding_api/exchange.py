@@ -24,12 +24,12 @@ class Exchange:
         self.answer = []
         self._head = head
         self._body = body or io.BytesIO()
-        self._gone = select.poll()
-        self._gone.register(client, select.POLLRDHUP)
 
     def client_has_gone(self):
         """Whether the client has closed the connection, or its sending half, which no client does that waits."""
-        return bool(self._gone.poll(0))
+        connection = select.poll()
+        connection.register(self.client, select.POLLRDHUP)
+        return bool(connection.poll(0))
 
     def recv(self, size):
         data, self._head = self._head[:size], self._head[size:]

@@ -23,7 +23,7 @@ def index():
 
 @blueprint.get("/health")
 def health():
-    return {"status": "ok", **_model(current_app.extensions["encoder"])}
+    return {"status": "ok", **current_app.extensions["encoder"].description}
 
 
 @blueprint.get("/ready")
@@ -42,7 +42,7 @@ def info():
     encoder, settings = current_app.extensions["encoder"], current_app.extensions["settings"]
     return {
         "version": embedding_api.__version__,
-        **_model(encoder),
+        **encoder.description,
         "revision": encoder.revision,
         "max_length": encoder.max_length,
         "query_prompt": encoder.query_prompt,
@@ -54,13 +54,4 @@ def info():
             "waiting": settings.max_waiting,
             "client_timeout": settings.client_timeout,
         },
-    }
-
-
-def _model(encoder):
-    return {
-        "model": encoder.model_name,
-        "dimension": encoder.dimension,
-        "engine": encoder.engine,
-        "dtype": encoder.dtype,
     }

@@ -59,9 +59,9 @@ def forget(place):
         mark_process_dead(place, _DIRECTORY)
 
 
-def count(route, status):
-    """Note an answer; `route` is None where the request had none."""
-    _requests.labels(route or "none", status).inc()
+def count(status, route="none"):
+    """Note an answer, and the route of its request, if it had one."""
+    _requests.labels(route, status).inc()
 
 
 def init_app(app):
@@ -89,10 +89,9 @@ class _Service:
         waiting = "Requests that wait for a worker; one with a large body counts once for each 64 KB."
         yield GaugeMetricFamily("embedding_requests_waiting", waiting, QUEUE.places)
         about = {"version": embedding_api.__version__, "revision": self._encoder.revision or ""}
-        about |= {name: str(getattr(self._encoder, name)) for name in ("dimension", "engine", "dtype")}
-        about["model"] = self._encoder.model_name
+        about |= self._encoder.description
         info = GaugeMetricFamily("embedding_model_info", "The model that is served, always 1.", labels=list(about))
-        info.add_metric(list(about.values()), 1)
+        info.add_metric([str(value) for value in about.values()], 1)
         yield info
 
 
@@ -102,9 +101,9 @@ def _begin():
 
 
 def _observe(response):
-    route = request.url_rule.rule if request.url_rule else None
-    count(route, response.status_code)
-    _seconds.labels(route or "none").observe(perf_counter() - g.started)
+    route = request.url_rule.rule if request.url_rule else "none"
+    count(response.status_code, route)
+    _seconds.labels(route).observe(perf_counter() - g.started)
     if "queue_ms" in g.figures:
         _queue_seconds.observe(g.figures["queue_ms"] / 1000)
     if "texts" in g.figures:

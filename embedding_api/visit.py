@@ -46,6 +46,7 @@ class Visit:
     Attributes:
         course: a generator that does all that can be done, and yields READ or WRITE for what it waits for.
         began, deadline: when it began, and is over at the latest, in seconds of the monotonic clock.
+        waits_for: what it has yielded last, for the door.
         held: the bytes of memory it takes.
         silent: whether nothing has come from the client yet.
         late: whether it came after the service had been told to stop.
@@ -53,6 +54,7 @@ class Visit:
 
     def __init__(self, client, address, door, answer=None):
         self.client = client
+        self.waits_for = None
         self.held = 0
         self.silent = answer is None
         self.late = QUEUE.refuses and answer is None

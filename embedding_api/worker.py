@@ -152,7 +152,7 @@ class Worker(SyncWorker):
             f"Content-Length: {len(body)}\r\n{request_id.HEADER}: {name}\r\n\r\n"
         )
         client.sendall(head.encode() + body)
-        metrics.count(None, status)
+        metrics.count(status)
         metrics.errors.labels(code).inc()
 
 

@@ -93,9 +93,8 @@ class Server:
         return _fetch(urllib.request.Request(self.url + path))
 
     def metrics(self):
-        """What /metrics has: a value for each name with its labels, such as 'embedding_errors_total{code="x"}'."""
-        lines = self.get("/metrics").body.decode().splitlines()
-        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+        """What /metrics has, as `figures` gives it."""
+        return figures(self.get("/metrics").body.decode())
 
     def busy(self):
         """How many requests are being worked on, without the one that asks."""
@@ -140,6 +139,12 @@ def pss(pid):
     """The proportional set size of a process in MB: its pages, shared ones for their share."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1000
+
+
+def figures(text):
+    """A text of /metrics as a value for each name with its labels, such as 'embedding_errors_total{code="x"}'."""
+    lines = [line.rpartition(" ") for line in text.splitlines() if line[0] != "#"]
+    return {name: float(value) for name, _, value in lines}
 
 
 def post(body, *headers, path="/embed", content_type="application/json"):

@@ -8,7 +8,7 @@ import pytest
 
 from embedding_api import create_app
 from embedding_api.config import Settings
-from server import Server, embed_request, wait_until
+from server import Server, embed_request, figures, wait_until
 from tiny import tiny_encoder
 
 KEY = "0123456789abcdef"
@@ -17,12 +17,7 @@ KEY = "0123456789abcdef"
 @pytest.fixture
 def figure(client):
     """A function for what /metrics says under a name, as a number."""
-
-    def figure(name):
-        found = re.search(rf"^{re.escape(name)} (\S+)$", client.get("/metrics").text, re.MULTILINE)
-        return float(found[1]) if found else 0
-
-    return figure
+    return lambda name: figures(client.get("/metrics").text).get(name, 0)
 
 
 def test_requests_are_counted_by_route_and_status(client, figure):
@@ -100,13 +95,13 @@ def test_one_scrape_has_what_the_clients_counted_while_workers_died(tmp_path):
             wait_until(lambda so_far=2 + deaths: server.metrics()["embedding_workers_started_total"] == so_far)
             if round_ == 1:
                 files = sorted(path.name for path in directory(server).iterdir())
-        figures = server.metrics()
+        counts = server.metrics()
         embedded = {
-            status: figures.get(f'embedding_requests_total{{route="/embed",status="{status}"}}', 0) for status in seen
+            status: counts.get(f'embedding_requests_total{{route="/embed",status="{status}"}}', 0) for status in seen
         }
         assert embedded == seen
-        assert figures["embedding_texts_total"] == texts
-        assert figures["embedding_queue_seconds_count"] == seen[200] + seen[422]
+        assert counts["embedding_texts_total"] == texts
+        assert counts["embedding_queue_seconds_count"] == seen[200] + seen[422]
         assert server.busy() == 0
         assert lost == deaths == 8
         place = directory(server)

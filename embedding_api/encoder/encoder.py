@@ -47,6 +47,16 @@ class Encoder:
         self._cores, self._worker = Cores(1), 0
         self._heartbeat = _do_nothing
 
+    @property
+    def description(self):
+        """What probes, people and metrics are told of the model, by the names they know it by."""
+        return {
+            "model": self.model_name,
+            "dimension": self.dimension,
+            "engine": self.engine,
+            "dtype": self.dtype,
+        }
+
     def warm(self, threads):
         """Have compiled, before the fork, what a forward pass on so many threads needs compiled.
 
