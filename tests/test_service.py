@@ -200,8 +200,10 @@ def test_a_request_alone_uses_all_cores(service):
 
 
 def test_the_file_of_the_weights_does_not_stay_in_memory(service, model):
-    """Beside the copies that the engine computes with."""
-    assert str((model.directory / "model.safetensors").resolve()) not in Path(f"/proc/{service.pid}/maps").read_text()
+    """Beside the copies that the engine computes with; nor does what they came by from the process that read it."""
+    maps = Path(f"/proc/{service.pid}/maps").read_text()
+    assert str((model.directory / "model.safetensors").resolve()) not in maps
+    assert "memfd" not in maps
 
 
 @pytest.mark.usefixtures("same_workers")

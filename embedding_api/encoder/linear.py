@@ -33,9 +33,9 @@ class Linear:
         self.shape = tuple(weight.shape)
         self.gelu = gelu
         self._prepacked = prepacks()
-        weight = weight.detach().contiguous()
+        weight = weight.contiguous()
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS) if self._prepacked else weight
-        self._bias = bias.detach()
+        self._bias = bias
 
     def __call__(self, rows):
         """From shape (rows, in) to (rows, out)."""

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import contextmanager
 
 from embedding_api.config import ConfigError
 from embedding_api.encoder.cores import MACHINE
@@ -26,8 +27,14 @@ def load_encoder(settings):
     if missing:
         # sentence-transformers would make up some missing parts, and the vectors would be silently wrong.
         raise ConfigError(f"{directory} has no {missing}: set EMBEDDING_MODEL to a sentence-transformers model.")
-    try:
+    with _told_in_one_sentence(directory):
         return _load(settings, directory)
+
+
+@contextmanager
+def _told_in_one_sentence(directory):
+    try:
+        yield
     except ConfigError:
         raise
     except Exception as error:
@@ -41,55 +48,61 @@ def load_encoder(settings):
 def _load(settings, directory):
     # Only now: these take seconds to import, and a model that is not there is told at once.
     import torch
-    from sentence_transformers import SentenceTransformer
-    from transformers.utils.logging import disable_progress_bar
+    from tokenizers import Tokenizer as Backend
 
     from embedding_api.encoder import linear
     from embedding_api.encoder.encoder import Encoder
     from embedding_api.encoder.tokenizing import Tokenizer
 
     torch.set_num_threads(1)
-    disable_progress_bar()
-    for library in ("huggingface_hub", "transformers"):
-        # They have handlers of their own: their lines would come twice, or in another form than ours.
-        logger = logging.getLogger(library)
-        logger.handlers.clear()
-        logger.propagate = True
-    weights = {"dtype": settings.dtype, "use_safetensors": True}
-    model = SentenceTransformer(str(directory), device="cpu", local_files_only=True, model_kwargs=weights)
-    _check(model, directory)
-    # A configuration may promise more tokens than the model has positions.
-    lengths = model.max_seq_length, getattr(model[0].model.config, "max_position_embeddings", None)
-    tokenizer = Tokenizer(model.tokenizer.backend_tokenizer, min(length for length in lengths if length))
-    prompt = query_prompt(settings, directory, model.prompts)
+    source, engine = _source_and_engine(settings, directory)
+    tokenizer = Tokenizer(Backend.from_str(source.tokenizer), source.max_length)
+    prompt = query_prompt(settings, directory, source.prompts)
     if settings.dtype == "bfloat16" and linear.bfloat16_is_slower():
         _log.warning("EMBEDDING_DTYPE=bfloat16 is slower than float32 on this CPU, and less exact")
-    encoder = Encoder(
-        model_name(settings), tokenizer, _engine(settings, model), prompt, settings.dtype, revision(directory)
-    )
+    encoder = Encoder(model_name(settings), tokenizer, engine, prompt, settings.dtype, revision(directory))
     for threads in {MACHINE.share, MACHINE.most}:
         encoder.warm(threads)
     return encoder
 
 
-def _check(model, directory):
-    """Refuse what would silently give other vectors than sentence-transformers."""
-    unsupported = {
-        "truncates texts at their start": model.tokenizer.truncation_side != "right",
-        "puts a prompt before every text": bool(model.prompts.get(model.default_prompt_name)),
-        "leaves the prompt out of the pooling": not all(getattr(module, "include_prompt", True) for module in model),
-    }
-    for reason, applies in unsupported.items():
-        if applies:
-            raise ConfigError(f"{directory} {reason}, which is not supported: set EMBEDDING_MODEL to another model.")
+def _source_and_engine(settings, directory):
+    from embedding_api.encoder.packed import PackedEngine
 
+    obstacle = "EMBEDDING_ENGINE=reference"
+    if settings.engine != "reference":
+        source, obstacle, weights = _read_in_child(settings, directory)
+        if obstacle is None:
+            return source, PackedEngine(weights)
+    _log.warning("The model runs in sentence-transformers' own forward pass: %s", obstacle)
 
-def _engine(settings, model):
-    from embedding_api.encoder.packed import PackedEngine, obstacle
+    from embedding_api.encoder import reading
     from embedding_api.encoder.reference import ReferenceEngine
 
-    reason = "EMBEDDING_ENGINE=reference" if settings.engine == "reference" else obstacle(model)
-    if reason is None:
-        return PackedEngine(model)
-    _log.warning("The model runs in sentence-transformers' own forward pass: %s", reason)
-    return ReferenceEngine(model)
+    model = reading.read(directory, settings.dtype)
+    return reading.source(model), ReferenceEngine(model)
+
+
+def _read_in_child(settings, directory):
+    """Read what the packed engine needs, in a child: sentence-transformers would stay in memory.
+
+    Returns the model's `Source`, and either the obstacle to running it packed and None, or None and `BertWeights`.
+    """
+    from embedding_api.encoder.child import in_child
+
+    try:
+        return in_child(_read, settings, directory)
+    except ChildProcessError as error:
+        raise ConfigError(
+            f"{directory} cannot be loaded: the process that reads it has died ({error}); see that there is enough"
+            " memory, some 1 GB."
+        ) from error
+
+
+def _read(settings, directory):
+    with _told_in_one_sentence(directory):
+        from embedding_api.encoder import reading
+
+        model = reading.read(directory, settings.dtype)
+        obstacle = reading.obstacle(model)
+        return reading.source(model), obstacle, None if obstacle else reading.bert_weights(model)

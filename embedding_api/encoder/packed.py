@@ -11,9 +11,6 @@ from itertools import accumulate, chain, groupby
 
 import torch
 import torch.nn.functional as F
-from sentence_transformers.base.modules import Normalize, Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling
-from transformers import BertModel
 
 from embedding_api.encoder.linear import Linear, padded_count
 
@@ -22,47 +19,25 @@ from embedding_api.encoder.linear import Linear, padded_count
 _QUERIES = 8
 
 
-def obstacle(model):
-    """Why a sentence-transformers model cannot be run packed, in a few words, or None if it can."""
-    modules = [module for module in model if not isinstance(module, Normalize)]
-    if [type(module) for module in modules] != [Transformer, Pooling]:
-        return "its modules are not Transformer, Pooling and Normalize"
-    bert, pooling = modules[0].model, modules[1]
-    if modules[0].modality_config["text"] != {"method": "forward", "method_output_name": "last_hidden_state"}:
-        return "it does not pool the last layer"
-    if type(bert) is not BertModel:
-        return f"it is a {type(bert).__name__}, not a BertModel"
-    if bert.config.is_decoder or getattr(bert.config, "position_embedding_type", "absolute") != "absolute":
-        return "it is a decoder or has other than absolute positions"
-    if bert.config.hidden_act != "gelu":
-        return f"its activation is {bert.config.hidden_act}, not gelu"
-    if pooling.pooling_mode not in ("cls", "mean"):
-        return f"its pooling is {pooling.pooling_mode}, not cls or mean"
-    return None
-
-
 class PackedEngine:
-    """A sentence-transformers BERT without its final L2 normalisation.
+    """BERT and its pooling, without a final L2 normalisation.
 
     Args:
-        model: one to which `obstacle` has no objection; what is computed is in its dtype. It is not needed afterwards.
+        weights: a `BertWeights`; what is computed is in its dtype.
     """
 
     name = "packed"
     pads = False
 
-    def __init__(self, model):
-        bert, pooling = model[0].model, model[1]
-        embeddings = bert.embeddings
-        # Copies, like all weights here: a single one kept would keep the whole file mapped in memory.
-        self._words = embeddings.word_embeddings.weight.detach().clone()
-        # One text has one segment: its type's embedding is a constant.
-        self._positions = (embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]).detach()
-        self._norm = _Norm(embeddings.LayerNorm)
-        self._mean = pooling.pooling_mode == "mean"
-        *layers, last = bert.encoder.layer
-        heads = bert.config.num_attention_heads
-        self._layers = [*(_Layer(layer, heads) for layer in layers), _Layer(last, heads, first_rows=not self._mean)]
+    def __init__(self, weights):
+        self._words, self._positions = weights.words, weights.positions
+        self._norm = _Norm(weights.norm, weights.eps)
+        self._mean = weights.mean
+        *layers, last = weights.layers
+        self._layers = [
+            *(_Layer(layer, weights.heads, weights.eps) for layer in layers),
+            _Layer(last, weights.heads, weights.eps, first_rows=not self._mean),
+        ]
 
     @torch.inference_mode()
     def forward(self, batch):
@@ -115,26 +90,26 @@ class _Pack:
 
 
 class _Norm:
-    def __init__(self, norm):
-        self._weights = norm.normalized_shape, norm.weight.detach().clone(), norm.bias.detach().clone(), norm.eps
+    def __init__(self, norm, eps):
+        self._weight, self._bias = norm
+        self._eps = eps
 
     def __call__(self, rows):
-        return F.layer_norm(rows, *self._weights)
+        return F.layer_norm(rows, self._weight.shape, self._weight, self._bias, self._eps)
 
 
 class _Layer:
     """A transformer layer; the last one may be asked for each text's first row only."""
 
-    def __init__(self, layer, heads, first_rows=False):
-        attention = layer.attention.self
+    def __init__(self, weights, heads, eps, first_rows=False):
         self._heads = heads
         self._first_rows = first_rows
-        self._qkv = _joined(attention.query, attention.key, attention.value)
-        self._output = _joined(layer.attention.output.dense)
-        self._output_norm = _Norm(layer.attention.output.LayerNorm)
-        self._up = _joined(layer.intermediate.dense, gelu=True)
-        self._down = _joined(layer.output.dense)
-        self._norm = _Norm(layer.output.LayerNorm)
+        self._qkv = Linear(*weights.qkv)
+        self._output = Linear(*weights.output)
+        self._output_norm = _Norm(weights.output_norm, eps)
+        self._up = Linear(*weights.up, gelu=True)
+        self._down = Linear(*weights.down)
+        self._norm = _Norm(weights.norm, eps)
 
     def __call__(self, rows, pack):
         """From the rows of all tokens to those of all tokens, or of each text's first token only."""
@@ -159,9 +134,3 @@ class _Layer:
             contexts.append(mixed.transpose(1, 2).reshape(-1, qkv.shape[1] // 3))
         filling = qkv.new_zeros(count - sum(map(len, contexts)), qkv.shape[1] // 3)
         return torch.cat([*contexts, filling])
-
-
-def _joined(*linears, gelu=False):
-    """One product for several that take the same rows."""
-    weight, bias = (torch.cat([getattr(linear, name) for linear in linears]) for name in ("weight", "bias"))
-    return Linear(weight, bias, gelu)

@@ -60,7 +60,6 @@ def test_one_client_whose_requests_go_to_different_workers_is_alone(clock):
         shared.give_back(worker)
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_forked_workers_see_each_other():
     shared = Cores(2)
     child = os.fork()

@@ -9,9 +9,6 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Dense, Normalize, Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling
-from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
 from embedding_api.__main__ import DEMO_PACKAGE
 from embedding_api.config import Settings
@@ -19,9 +16,11 @@ from embedding_api.encoder import linear
 from embedding_api.encoder.cores import Cores
 from embedding_api.encoder.linear import prepacks
 from embedding_api.encoder.loading import load_encoder
-from embedding_api.encoder.packed import PackedEngine, obstacle
+from embedding_api.encoder.packed import PackedEngine
+from embedding_api.encoder.reading import bert_weights, obstacle
 from embedding_api.encoder.reference import ReferenceEngine
 from server import ROOT
+from small_bert import small_bert
 
 LENGTHS = [40, 40, 40, 17, 17, 9, 3, 2, 2, 1]
 
@@ -30,31 +29,6 @@ LENGTHS = [40, 40, 40, 17, 17, 9, 3, 2, 2, 1]
 def one_core_after(encoder):
     yield
     encoder.run_in_worker(Cores(1), 1, lambda: None)
-
-
-class Modules(list):
-    """Enough of a SentenceTransformer for an engine: a list of modules. Its weights are random."""
-
-
-@pytest.fixture
-def small():
-    """A function that makes a small BERT of random weights, in the layout of a sentence-transformers model."""
-
-    def make(pooling="cls", **changes):
-        torch.manual_seed(1)
-        sizes = {"vocab_size": 99, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4}
-        config = BertConfig(**sizes, intermediate_size=48, max_position_embeddings=64, initializer_range=0.5, **changes)
-        return assemble(BertModel(config).eval(), pooling, 24)
-
-    return make
-
-
-def assemble(backbone, pooling, width):
-    transformer = Transformer.__new__(Transformer)
-    torch.nn.Module.__init__(transformer)
-    transformer.model = backbone
-    transformer.modality_config = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
-    return Modules([transformer, Pooling(width, pooling_mode=pooling), Normalize()])
 
 
 def reference(model, batch):
@@ -69,11 +43,11 @@ def reference(model, batch):
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 @pytest.mark.parametrize("lengths", [LENGTHS, LENGTHS[::-1], [5], [1], [64, 1, 64]])
-def test_random_models(small, pooling, lengths):
-    model = small(pooling)
+def test_random_models(pooling, lengths):
+    model = small_bert(pooling)
     batch = [torch.randint(0, 99, (length,)).tolist() for length in lengths]
     assert obstacle(model) is None
-    vectors = PackedEngine(model).forward(batch)
+    vectors = PackedEngine(bert_weights(model)).forward(batch)
     assert vectors.dtype == np.float32
     assert vectors == pytest.approx(reference(model, batch), abs=2e-5)
 
@@ -82,7 +56,7 @@ def test_the_real_model(encoder, sentence_transformer, queries):
     """The service's default is this engine; other tests hold its vectors against sentence-transformers'."""
     assert encoder.engine == "packed"
     ids = sorted(encoder.tokenize(queries).ids, key=len)
-    ours = PackedEngine(sentence_transformer).forward(ids)
+    ours = PackedEngine(bert_weights(sentence_transformer)).forward(ids)
     assert np.abs(ours - ReferenceEngine(sentence_transformer).forward(ids)).max() <= 2e-5
 
 
@@ -159,36 +133,3 @@ def test_no_request_compiles_anything(model, dtype):
         assert "create:cache_miss" in before
         assert "create:cache_hit" in after
         assert "create:cache_miss" not in after
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"hidden_act": "relu"}, "its activation is relu"),
-        ({"is_decoder": True}, "it is a decoder"),
-        ({"position_embedding_type": "relative_key"}, "other than absolute positions"),
-        ({"pooling": "max"}, "its pooling is max"),
-    ],
-)
-def test_other_models_have_an_obstacle(small, change, reason):
-    assert reason in obstacle(small(**change))
-
-
-def test_pooling_another_layer_is_an_obstacle(small):
-    model = small()
-    model[0].modality_config = {"text": {"method": "forward", "method_output_name": ["hidden_states", -2]}}
-    assert "last layer" in obstacle(model)
-
-
-def test_other_architectures_have_an_obstacle(small):
-    config = DistilBertConfig(vocab_size=9, dim=8, hidden_dim=8, n_layers=1, n_heads=2, max_position_embeddings=8)
-    assert "DistilBertModel" in obstacle(assemble(DistilBertModel(config), "cls", 8))
-    assert "modules" in obstacle(Modules([*small()[:2], Dense(24, 8)]))
-
-
-def test_the_reference_can_be_forced(model, caplog, sentence_transformer, queries):
-    encoder = load_encoder(Settings(model=str(model.directory), engine="reference"))
-    assert encoder.engine == "reference"
-    assert "EMBEDDING_ENGINE=reference" in caplog.text
-    ours = encoder.encode(encoder.tokenize(queries[:9]).ids)
-    assert np.abs(ours - sentence_transformer.encode(queries[:9])).max() <= 2e-6

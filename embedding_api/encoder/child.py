@@ -1,0 +1,48 @@
+"""A process of its own for what leaves much behind in memory."""
+
+import gc
+import multiprocessing
+import os
+import signal
+
+import torch
+
+from embedding_api.config import ConfigError
+
+
+def in_child(function, *arguments):
+    """What a function returns in a forked child, with which everything goes that it has imported and allocated.
+
+    Tensors in it are copies. The child logs as this process does.
+
+    Raises:
+        ConfigError: the function has raised it.
+        ChildProcessError: the child has ended without an answer; says how.
+    """
+    # Not through a pipe: one that is full waits for its reader, who would have to look out for the child's death.
+    with open(os.memfd_create("answer"), "w+b") as file:
+        child = multiprocessing.get_context("fork").Process(
+            target=_answer, args=(file, function, arguments), daemon=True
+        )
+        child.start()
+        child.join()
+        if child.exitcode:
+            raise ChildProcessError(f"exit code {child.exitcode}")
+        file.seek(0)
+        answer = torch.load(file, weights_only=False)
+    if isinstance(answer, ConfigError):
+        raise answer
+    return answer
+
+
+def _answer(file, function, arguments):
+    # Ctrl-C goes to both processes; the parent has the word.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Nor does garbage matter here: importing sentence-transformers takes half a second less without collecting it.
+    gc.disable()
+    try:
+        answer = function(*arguments)
+    except ConfigError as error:
+        answer = error
+    torch.save(answer, file)
+    file.flush()

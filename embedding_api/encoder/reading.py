@@ -1,0 +1,102 @@
+"""Read a model with sentence-transformers. Importing this takes seconds and some 190 MB."""
+
+import logging
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from transformers import BertModel
+from transformers.utils.logging import disable_progress_bar
+
+from embedding_api.config import ConfigError
+from embedding_api.encoder.source import BertWeights, LayerWeights, Source
+
+
+def read(directory, dtype):
+    """The SentenceTransformer of a directory.
+
+    Raises:
+        ConfigError: this service would silently get other vectors than sentence-transformers does.
+    """
+    disable_progress_bar()
+    for library in ("huggingface_hub", "transformers"):
+        # They have handlers of their own: their lines would come twice, or in another form than ours.
+        logger = logging.getLogger(library)
+        logger.handlers.clear()
+        logger.propagate = True
+    weights = {"dtype": dtype, "use_safetensors": True}
+    model = SentenceTransformer(str(directory), device="cpu", local_files_only=True, model_kwargs=weights)
+    _check(model, directory)
+    return model
+
+
+def _check(model, directory):
+    unsupported = {
+        "truncates texts at their start": model.tokenizer.truncation_side != "right",
+        "puts a prompt before every text": bool(model.prompts.get(model.default_prompt_name)),
+        "leaves the prompt out of the pooling": not all(getattr(module, "include_prompt", True) for module in model),
+    }
+    for reason, applies in unsupported.items():
+        if applies:
+            raise ConfigError(f"{directory} {reason}, which is not supported: set EMBEDDING_MODEL to another model.")
+
+
+def source(model):
+    """The `Source` of a SentenceTransformer."""
+    # A configuration may promise more tokens than the model has positions.
+    lengths = model.max_seq_length, getattr(model[0].model.config, "max_position_embeddings", None)
+    tokenizer = model.tokenizer.backend_tokenizer.to_str()
+    return Source(tokenizer, min(length for length in lengths if length), model.prompts)
+
+
+def obstacle(model):
+    """Why a SentenceTransformer cannot be run packed, in a few words, or None if it can."""
+    modules = [module for module in model if not isinstance(module, Normalize)]
+    if [type(module) for module in modules] != [Transformer, Pooling]:
+        return "its modules are not Transformer, Pooling and Normalize"
+    bert, pooling = modules[0].model, modules[1]
+    if modules[0].modality_config["text"] != {"method": "forward", "method_output_name": "last_hidden_state"}:
+        return "it does not pool the last layer"
+    if type(bert) is not BertModel:
+        return f"it is a {type(bert).__name__}, not a BertModel"
+    if bert.config.is_decoder or getattr(bert.config, "position_embedding_type", "absolute") != "absolute":
+        return "it is a decoder or has other than absolute positions"
+    if bert.config.hidden_act != "gelu":
+        return f"its activation is {bert.config.hidden_act}, not gelu"
+    if pooling.pooling_mode not in ("cls", "mean"):
+        return f"its pooling is {pooling.pooling_mode}, not cls or mean"
+    return None
+
+
+@torch.inference_mode()
+def bert_weights(model):
+    """The `BertWeights` of a SentenceTransformer to which `obstacle` has no objection, in its dtype."""
+    bert, pooling = model[0].model, model[1]
+    embeddings = bert.embeddings
+    return BertWeights(
+        words=embeddings.word_embeddings.weight.detach(),
+        # One text has one segment: its type's embedding is a constant.
+        positions=embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0],
+        norm=_joined(embeddings.LayerNorm),
+        layers=[_layer_weights(layer) for layer in bert.encoder.layer],
+        heads=bert.config.num_attention_heads,
+        eps=bert.config.layer_norm_eps,
+        mean=pooling.pooling_mode == "mean",
+    )
+
+
+def _layer_weights(layer):
+    attention = layer.attention.self
+    return LayerWeights(
+        qkv=_joined(attention.query, attention.key, attention.value),
+        output=_joined(layer.attention.output.dense),
+        output_norm=_joined(layer.attention.output.LayerNorm),
+        up=_joined(layer.intermediate.dense),
+        down=_joined(layer.output.dense),
+        norm=_joined(layer.output.LayerNorm),
+    )
+
+
+def _joined(*modules):
+    return tuple(torch.cat([getattr(module, name) for module in modules]) for name in ("weight", "bias"))

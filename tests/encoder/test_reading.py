@@ -1,0 +1,31 @@
+import pytest
+from sentence_transformers.base.modules import Dense
+from transformers import DistilBertConfig, DistilBertModel
+
+from embedding_api.encoder.reading import obstacle
+from small_bert import Modules, assemble, small_bert
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"hidden_act": "relu"}, "its activation is relu"),
+        ({"is_decoder": True}, "it is a decoder"),
+        ({"position_embedding_type": "relative_key"}, "other than absolute positions"),
+        ({"pooling": "max"}, "its pooling is max"),
+    ],
+)
+def test_other_models_have_an_obstacle(change, reason):
+    assert reason in obstacle(small_bert(**change))
+
+
+def test_pooling_another_layer_is_an_obstacle():
+    model = small_bert()
+    model[0].modality_config = {"text": {"method": "forward", "method_output_name": ["hidden_states", -2]}}
+    assert "last layer" in obstacle(model)
+
+
+def test_other_architectures_have_an_obstacle():
+    config = DistilBertConfig(vocab_size=9, dim=8, hidden_dim=8, n_layers=1, n_heads=2, max_position_embeddings=8)
+    assert "DistilBertModel" in obstacle(assemble(DistilBertModel(config), "cls", 8))
+    assert "modules" in obstacle(Modules([*small_bert()[:2], Dense(24, 8)]))
