@@ -28,6 +28,7 @@ if "prometheus_client" not in sys.modules:
 
 from embedding_api import logs, metrics
 from embedding_api.config import ConfigError, process_settings
+from embedding_api.encoder.board import BOARD
 from embedding_api.encoder.cores import MACHINE
 from embedding_api.request_queue import QUEUE
 
@@ -124,11 +125,13 @@ def pre_fork(server, worker):
 
 def post_worker_init(worker):
     metrics.run_in_worker(worker.place)
-    worker.wsgi.extensions["encoder"].run_in_worker(MACHINE, worker.place, worker.notify)
+    board = BOARD if settings.batching and worker.cfg.workers > 1 else None
+    worker.wsgi.extensions["encoder"].run_in_worker(MACHINE, worker.place, worker.notify, board, metrics)
 
 
 def child_exit(server, worker):
     # One that was killed could not say that it no longer computes, or waits.
     MACHINE.give_back(worker.place)
+    BOARD.bury(worker.place)
     QUEUE.set_free(worker.place, False)
     metrics.forget(worker.place)

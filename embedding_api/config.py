@@ -33,6 +33,7 @@ class Settings:
     query_prompt: str | None = None
     engine: str = "auto"
     dtype: str = "float32"
+    batching: bool = True
     max_texts: int = 2048
     max_body_bytes: int = 8 * 1024 * 1024
     max_tokens: int = 131072
@@ -61,6 +62,7 @@ class Settings:
             query_prompt=env.str("EMBEDDING_QUERY_PROMPT", None),
             engine=_one_of(env, "EMBEDDING_ENGINE", "auto", "reference"),
             dtype=_one_of(env, "EMBEDDING_DTYPE", "float32", "bfloat16"),
+            batching=_one_of(env, "EMBEDDING_BATCHING", "on", "off") == "on",
             max_texts=_whole_number(env, "EMBEDDING_MAX_TEXTS", cls.max_texts),
             max_body_bytes=_whole_number(env, "EMBEDDING_MAX_BODY_BYTES", cls.max_body_bytes),
             max_tokens=_whole_number(env, "EMBEDDING_MAX_TOKENS", cls.max_tokens),

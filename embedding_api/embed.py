@@ -5,8 +5,8 @@ from time import perf_counter
 from flask import Blueprint, current_app, g
 
 from embedding_api import logs
-from embedding_api.encoder import TooManyTokens
-from embedding_api.errors import ApiError
+from embedding_api.encoder import Occupied, TooManyTokens
+from embedding_api.errors import ApiError, occupied
 from embedding_api.payload import invalid_fields, load_payload
 from embedding_api.schemas import MAX_NAMED, EmbedRequest
 
@@ -23,7 +23,10 @@ def embed():
     tokenized = perf_counter()
     if tokens.truncated and not payload["truncate"]:
         raise _too_long(tokens.truncated, encoder.max_length)
-    vectors = encoder.encode(tokens.ids, normalize=payload["normalize"])
+    try:
+        vectors = encoder.encode(tokens.ids, normalize=payload["normalize"])
+    except Occupied:
+        raise occupied() from None
     encoded = perf_counter()
 
     response = current_app.json.response(embeddings=vectors, model=encoder.model_name, dimension=encoder.dimension)

@@ -39,6 +39,14 @@ def overloaded():
     return ApiError(503, "overloaded", message, headers=[("Retry-After", "1")])
 
 
+def occupied():
+    """The error for a large request beside others."""
+    message = (
+        "As many large requests are being computed as the service takes up at a time. Send it again in a second or"
+    )
+    return ApiError(503, "overloaded", f"{message} later, or in smaller parts.", headers=[("Retry-After", "1")])
+
+
 def stopping():
     """The error for a request that comes too late."""
     message = "The service is about to stop. Send the request again in some seconds."

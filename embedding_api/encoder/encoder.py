@@ -6,11 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
+from embedding_api.encoder import Occupied
+from embedding_api.encoder.board import PLACES
 from embedding_api.encoder.cores import Cores
+from embedding_api.encoder.sharing import Sharing
 
 # Tokens in one forward pass, padding included: the fastest size measured for float32 on one core (activations of more
 # no longer fit its cache), and short enough that a worker reports to Gunicorn every second or so.
 MICRO_BATCH_TOKENS = 1024
+
+# A request of more tokens is a large one. Where workers share their work, one of them remains for all others.
+LARGE_TOKENS = 4096
 
 # What a healthy model is known by, and how long that is believed: probes come from several places, and may be many.
 CANARY = "a"
@@ -46,6 +52,7 @@ class Encoder:
         self.dimension = self._canary_vector.shape[1]
         self._cores, self._worker = Cores(1), 0
         self._heartbeat = _do_nothing
+        self._sharing = None
 
     @property
     def description(self):
@@ -72,7 +79,7 @@ class Encoder:
             thread.submit(run).result()
         torch.set_num_threads(1)
 
-    def run_in_worker(self, cores, worker, heartbeat):
+    def run_in_worker(self, cores, worker, heartbeat, board=None, record=None):
         """Settle in a worker process after the fork.
 
         Args:
@@ -83,6 +90,8 @@ class Encoder:
         """
         self._cores, self._worker = cores, worker
         self._heartbeat = heartbeat
+        if board and self._engine.shares and worker <= PLACES:
+            self._sharing = Sharing(board, worker, self._engine, self.dimension, heartbeat, record)
         # No request shall pay for the first touch of the layers' weights, nor for starting threads.
         torch.set_num_threads(cores.most)
         self._engine.forward(self._canary)
@@ -116,21 +125,34 @@ class Encoder:
         """Token ids to a float32 array of shape (len(ids), dimension), in their order; equal texts are computed once.
 
         With `normalize` each vector has L2 norm 1, as sentence-transformers does it (torch's F.normalize).
+
+        Raises:
+            Occupied: it is a large request, and all workers but one have one already.
         """
         places = {}
         rows = [places.setdefault(tuple(text), len(places)) for text in ids]
         texts = list(places)
+        large = self._sharing and sum(map(len, texts)) > LARGE_TOKENS
+        if large and not self._sharing.admit():
+            raise Occupied
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         try:
             for batch in _micro_batches([len(text) for text in texts], self._engine.pads):
                 self._heartbeat()
-                torch.set_num_threads(self._cores.take(self._worker))
-                vectors[batch] = self._engine.forward([texts[index] for index in batch])
+                vectors[batch] = self._forward([texts[index] for index in batch], self._cores.take(self._worker))
         finally:
             self._cores.give_back(self._worker)
+            if large:
+                self._sharing.dismiss()
         if normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors if len(texts) == len(ids) else vectors[rows]
+
+    def _forward(self, texts, cores):
+        if self._sharing:
+            return self._sharing.forward(texts, cores)
+        torch.set_num_threads(cores)
+        return self._engine.forward(texts)
 
 
 def _micro_batches(lengths, pads):

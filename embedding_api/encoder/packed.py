@@ -28,6 +28,7 @@ class PackedEngine:
 
     name = "packed"
     pads = False
+    shares = True
 
     def __init__(self, weights):
         self._words, self._positions = weights.words, weights.positions
@@ -40,10 +41,13 @@ class PackedEngine:
         ]
 
     @torch.inference_mode()
-    def forward(self, batch):
+    def forward(self, batch, between_layers=None):
         """The vectors of a batch of token id lists, as a float32 array of shape (len(batch), dimension).
 
         Texts of equal length should stand together: their attention is one operation.
+
+        Args:
+            between_layers: called before each layer; it may compute another batch.
         """
         pack = _Pack([len(ids) for ids in batch])
         filling = [0] * (pack.rows - pack.tokens)
@@ -51,6 +55,8 @@ class PackedEngine:
         positions = torch.tensor([*chain.from_iterable(map(range, pack.lengths)), *filling])
         rows = self._norm(F.embedding(ids, self._words).add_(F.embedding(positions, self._positions)))
         for layer in self._layers:
+            if between_layers:
+                between_layers()
             rows = layer(rows, pack)
         if self._mean:
             rows = torch.cat([rows[run.tokens].view(run.count, run.length, -1).mean(1) for run in pack.runs])

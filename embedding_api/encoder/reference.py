@@ -12,6 +12,7 @@ class ReferenceEngine:
 
     name = "reference"
     pads = True
+    shares = False
 
     def __init__(self, model):
         modules = list(model)
