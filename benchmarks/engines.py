@@ -7,7 +7,6 @@ import numpy as np
 
 from embedding_api.config import Settings
 from embedding_api.encoder.cores import Cores
-from embedding_api.encoder.linear import Linear
 from embedding_api.encoder.model_files import find_model
 
 REFERENCE = "sentence-transformers"
@@ -116,6 +115,8 @@ def products(threads, dtype):
     Of the last layer's products only query, key and value are needed for every token.
     """
     import torch
+
+    from embedding_api.encoder.linear import Linear
 
     torch.set_num_threads(threads)
     shapes = (384, 1152), (384, 384), (384, 1536), (1536, 384)

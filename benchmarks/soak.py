@@ -24,7 +24,6 @@ from dataclasses import dataclass
 import click
 import numpy as np
 import orjson
-from sentence_transformers import SentenceTransformer
 
 from embedding_api.config import Settings
 from embedding_api.encoder.model_files import find_model
@@ -54,17 +53,24 @@ class Mix:
         bodies = [[query] for query in queries[:60]]
         bodies += [queries[start : start + 8] for start in range(60, 220, 8)]
         bodies += [abstracts[start : start + 16] for start in range(0, 160, 16)]
-        model = SentenceTransformer(str(directory), device="cpu", local_files_only=True)
-        self._requests = [(json.dumps({"texts": texts}).encode(), texts, model.encode(texts)) for texts in bodies]
+        self._requests = with_vectors(directory, bodies)
 
     def __call__(self):
         return random.choice(self._requests)
 
 
-def ask(port, request):
+def with_vectors(directory, bodies):
+    """A request for each list of texts: its body, the texts, and their vectors by sentence-transformers."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(directory), device="cpu", local_files_only=True)
+    return [(json.dumps({"texts": texts}).encode(), texts, model.encode(texts)) for texts in bodies]
+
+
+def ask(port, request, tolerance=TOLERANCE, timeout=300):
     """Send a request and judge the answer: its status, and "right" or what is wrong with it."""
     body, texts, expected = request
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         connection.request("POST", "/embed", body, {"Content-Type": "application/json"})
         response = connection.getresponse()
@@ -74,7 +80,7 @@ def ask(port, request):
     finally:
         connection.close()
     if response.status == 200:
-        right = np.abs(np.array(answer["embeddings"], np.float32) - expected).max() <= TOLERANCE
+        right = np.abs(np.array(answer["embeddings"], np.float32) - expected).max() <= tolerance
         return 200, "right" if right and len(answer["embeddings"]) == len(texts) else "WRONG VECTORS"
     clean = response.status == 503 and response.headers["Retry-After"] and answer["error"]["code"] == "overloaded"
     return response.status, "right" if clean else f"UNCLEAN: {answer}"
