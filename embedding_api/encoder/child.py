@@ -40,6 +40,8 @@ def _answer(file, function, arguments):
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Nor does garbage matter here: importing sentence-transformers takes half a second less without collecting it.
     gc.disable()
+    # PyTorch makes its thread pool anew after a fork, at its next use; of two threads that do so at once, one fails.
+    torch.set_num_threads(1)
     try:
         answer = function(*arguments)
     except ConfigError as error:
