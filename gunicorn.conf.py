@@ -43,10 +43,11 @@ bind = settings.bind
 # writes a line for each request, so Gunicorn's own access log stays off.
 logconfig_dict = logs.config(settings)
 loglevel = settings.log_level
+logger_class = logs.Logger
 
-# Each worker encodes one request at a time, when all are busy on one core each: more workers would share the cores.
+# Each holds one request at a time. They share the forward passes of their requests, so there are more than cores.
 workers = settings.workers
-# Fewer workers than cores get more than one each. Loading the model compiles for that number of threads.
+# Where they do not, fewer workers than cores get more than one each. Loading the model compiles for that many threads.
 MACHINE.share_among(workers)
 worker_class = "embedding_api.worker.Worker"
 
@@ -127,6 +128,13 @@ def post_worker_init(worker):
     metrics.run_in_worker(worker.place)
     board = BOARD if settings.batching and worker.cfg.workers > 1 else None
     worker.wsgi.extensions["encoder"].run_in_worker(MACHINE, worker.place, worker.notify, board, metrics)
+
+
+def worker_exit(server, worker):
+    # At the end of an interpreter torch takes itself apart, which copies what the workers share: a second of a core for
+    # each of them. One that did not start must tell Gunicorn by its exit code.
+    if worker.booted:
+        os._exit(0)
 
 
 def child_exit(server, worker):

@@ -14,6 +14,10 @@ from embedding_api.request_queue import MOST_PLACES
 DEFAULT_MODEL = "BAAI/bge-small-en-v1.5"
 DEFAULT_REVISION = "5c38ec7c405ec4b44b94cc5a9bb96e735b38267a"
 
+# Workers that share forward passes: more for each core give no more requests a second, measured on two cores.
+WORKERS_PER_CORE = 6
+MOST_SHARING = 64
+
 
 class ConfigError(Exception):
     """A mistake of whoever runs the service, told in one sentence that says what to set."""
@@ -55,14 +59,16 @@ class Settings:
             ConfigError: names the first setting whose value makes no sense.
         """
         env = Env()
+        engine = _one_of(env, "EMBEDDING_ENGINE", "auto", "reference")
+        batching = _one_of(env, "EMBEDDING_BATCHING", "on", "off") == "on"
         return cls(
             model=env.str("EMBEDDING_MODEL", "") or None,
             revision=env.str("EMBEDDING_REVISION", "") or None,
             model_name=env.str("EMBEDDING_MODEL_NAME", "") or None,
             query_prompt=env.str("EMBEDDING_QUERY_PROMPT", None),
-            engine=_one_of(env, "EMBEDDING_ENGINE", "auto", "reference"),
+            engine=engine,
             dtype=_one_of(env, "EMBEDDING_DTYPE", "float32", "bfloat16"),
-            batching=_one_of(env, "EMBEDDING_BATCHING", "on", "off") == "on",
+            batching=batching,
             max_texts=_whole_number(env, "EMBEDDING_MAX_TEXTS", cls.max_texts),
             max_body_bytes=_whole_number(env, "EMBEDDING_MAX_BODY_BYTES", cls.max_body_bytes),
             max_tokens=_whole_number(env, "EMBEDDING_MAX_TOKENS", cls.max_tokens),
@@ -74,7 +80,7 @@ class Settings:
             log_format=_one_of(env, "EMBEDDING_LOG_FORMAT", "text", "json"),
             log_level=_one_of(env, "EMBEDDING_LOG_LEVEL", "info", "warning", "error"),
             bind=_bind(env),
-            workers=_whole_number(env, "WEB_CONCURRENCY", usable_cores()),
+            workers=_whole_number(env, "WEB_CONCURRENCY", None) or default_workers(engine, batching),
         )
 
 
@@ -87,6 +93,12 @@ def process_settings():
 def usable_cores():
     """The number of cores this process may use: its CPU affinity and its cgroup's quota, rounded up."""
     return joblib.cpu_count()
+
+
+def default_workers(engine, batching):
+    """One worker for each core where each computes for itself, and enough to have work to share where they share it."""
+    cores = usable_cores()
+    return max(cores, min(WORKERS_PER_CORE * cores, MOST_SHARING)) if batching and engine == "auto" else cores
 
 
 def _whole_number(env, name, default, maximum=None):

@@ -11,11 +11,12 @@ from embedding_api.payload import invalid_fields, load_payload
 from embedding_api.schemas import MAX_NAMED, EmbedRequest
 
 blueprint = Blueprint("embed", __name__)
+_request_schema = EmbedRequest()
 
 
 @blueprint.post("/embed")
 def embed():
-    payload = load_payload(EmbedRequest())
+    payload = load_payload(_request_schema)
     encoder = current_app.extensions["encoder"]
 
     started = perf_counter()

@@ -113,11 +113,24 @@ def test_bind_and_port(monkeypatch, bind, port, expected):
     assert Settings.from_env().bind == expected
 
 
-def test_one_worker_for_each_usable_core(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
-    assert Settings.from_env().workers == 1
-    monkeypatch.setenv("WEB_CONCURRENCY", "5")
-    assert Settings.from_env().workers == 5
+@pytest.mark.parametrize(
+    ("cores", "environment", "workers"),
+    [
+        (1, {}, 6),
+        (2, {}, 12),
+        (16, {}, 64),
+        (100, {}, 100),
+        (2, {"EMBEDDING_BATCHING": "off"}, 2),
+        (2, {"EMBEDDING_ENGINE": "reference"}, 2),
+        (2, {"WEB_CONCURRENCY": "5"}, 5),
+    ],
+)
+def test_workers_follow_the_usable_cores(monkeypatch, cores, environment, workers):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert Settings.from_env().workers == workers
 
 
 @pytest.mark.parametrize("name", NAMES)

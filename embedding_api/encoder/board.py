@@ -50,16 +50,17 @@ from itertools import accumulate, chain, pairwise
 
 import numpy as np
 
+from embedding_api.config import MOST_SHARING
 from embedding_api.encoder.cores import MACHINE
 from embedding_api.encoder.lock import SIZE, Lock
 
-# Workers beyond so many compute alone.
-PLACES = 64
 # Tokens of a batch that others may compute, and of those that one forward pass takes together. More would make it no
 # faster (measured on AMD's Zen 4 and Zen 5), and whoever comes next would wait for longer.
 MOST_TOKENS = 256
 # Seconds without a sign of life after which a leader is taken for lost.
 LOST = 1.0
+# Seconds after a forward pass in which another like it may be expected.
+RECENT = 0.05
 
 FREE, POSTED, TAKEN, DONE, WANTS = range(5)
 
@@ -94,7 +95,7 @@ class Board:
         clock: tells the time in seconds, the same in all processes, and never 0.
     """
 
-    def __init__(self, cores, places=PLACES, clock=time.monotonic):
+    def __init__(self, cores, places=MOST_SHARING, clock=time.monotonic):
         self._cores = cores
         self._clock = clock
         places += 1
@@ -105,8 +106,10 @@ class Board:
         numbers = [memory[SIZE + places * 8 * index : SIZE + places * 8 * (index + 1)] for index in range(5)]
         self._beat, self._since = (part.cast("d") for part in numbers[:2])
         self._ticket, self._bytes = (part.cast("Q") for part in numbers[2:4])
+        # Nobody is at place 0.
+        self._delivered = self._since[:1]
         flags = numbers[4]
-        self._state, self._leader, self._held, self._lives, self._large, self._hopes, self._last = (
+        self._state, self._leader, self._held, self._lives, self._large, self._expects, self._last = (
             flags[index * places : (index + 1) * places]
             for index in range(7)  # of at most 8
         )
@@ -148,7 +151,7 @@ class Board:
             leads = self._lead(place, cores)
         if not leads:
             posted = len(self._all(POSTED))
-            self._ring(other for other in _places(self._hopes) if self._hopes[other] <= posted)
+            self._ring(other for other in _places(self._expects) if self._expects[other] <= posted)
         return leads
 
     def look(self, place, late=False):
@@ -206,7 +209,7 @@ class Board:
 
     def bury(self, place):
         """Withdraw for a worker that has died."""
-        self._lives[place] = self._large[place] = self._hopes[place] = 0
+        self._lives[place] = self._large[place] = self._expects[place] = 0
         self.withdraw(place)
         self._ring(_places(self._state))
 
@@ -228,17 +231,19 @@ class Board:
         if self._beat[place]:
             self._beat[place] = self._clock()
 
-    def hope(self, place):
-        """Have the bell rung for a leader when as much is posted as the last forward pass had.
+    def expect(self, place):
+        """Have a leader's bell rung as soon as as much is posted as the larger of the last two forward passes had.
 
-        Returns whether that is not the case yet. It takes no lock: if the bell is missed, the leader waits in vain.
+        Returns whether that is not the case yet, and to be expected: they were just now. It takes no lock; should the
+        bell be missed, the leader waits in vain.
         """
-        self._hopes[place] = self._last[0]
-        return len(self._all(POSTED)) < self._last[0]
+        if self._clock() - self._delivered[0] < RECENT:
+            self._expects[place] = max(self._last[:2])
+        return len(self._all(POSTED)) < self._expects[place]
 
-    def despair(self, place):
-        """End what `hope` began."""
-        self._hopes[place] = 0
+    def expect_nothing(self, place):
+        """End what `expect` began."""
+        self._expects[place] = 0
 
     def admit(self, place):
         """Let a worker begin a large request, if another one remains without. Returns whether it may."""
@@ -318,7 +323,8 @@ class Board:
                 self._bytes[other] = rows.nbytes
                 self._state[other] = DONE
         if works:
-            self._last[0] = len(works)
+            self._last[1], self._last[0] = self._last[0], len(works)
+            self._delivered[0] = self._clock()
 
     def _all(self, state):
         return [place for place, present in enumerate(self._state.tobytes()) if present == state]
