@@ -140,6 +140,8 @@ def worker_exit(server, worker):
 def child_exit(server, worker):
     # One that was killed could not say that it no longer computes, or waits.
     MACHINE.give_back(worker.place)
-    BOARD.bury(worker.place)
+    with contextlib.suppress(TimeoutError):
+        # If nobody can, those who wait for it find out by themselves.
+        BOARD.bury(worker.place)
     QUEUE.set_free(worker.place, False)
     metrics.forget(worker.place)

@@ -29,11 +29,11 @@ Why nothing is lost:
   of which leaves the board whole: data is written before the state that tells of it, and a leader's name before TAKEN.
   `bury` puts back what the dead one had taken and rings for all who wait: it may have died between a change and the
   bell that tells of it.
-- A worker can be stopped instead, or the master be late. Who waits therefore looks around after a second: a leader
-  without a sign of life for so long (a living one gives one at each layer) leads no longer, and what it had taken is
+- A worker can be stopped instead, or the master be late. Who waits therefore looks around after LOST seconds: a
+  leader without a sign of life for so long (a living one gives one at each layer) leads no longer, and what it had taken is
   POSTED again. If it comes back, `deliver` does not see its name on the work any longer, and leaves it alone. What was
   computed twice is the same.
-- A worker can be stopped while it holds the lock. After a second the others do without the board, each for itself, and
+- A worker can be stopped while it holds the lock. After LOST seconds the others do without the board, each for itself, and
   come back to it with their next `post`, which may begin in any state.
 - A core is not lost on its way: it goes on in the same step in which its leader finishes, to a place that waits. If the
   owner there is stopped, it is a leader without a sign of life; its WANTS ends then, so that it does not get the next
@@ -58,7 +58,7 @@ from embedding_api.encoder.lock import SIZE, Lock
 # faster (measured on AMD's Zen 4 and Zen 5), and whoever comes next would wait for longer.
 MOST_TOKENS = 256
 # Seconds without a sign of life after which a leader is taken for lost.
-LOST = 1.0
+LOST = 0.75
 # Seconds after a forward pass in which another like it may be expected.
 RECENT = 0.05
 
@@ -125,14 +125,20 @@ class Board:
         """The eventfd that rings when the owner of a place shall look."""
         return self._bells[place]
 
+    def is_used(self, place):
+        """Whether there is work at a place."""
+        return self._state[place] != FREE
+
     def held(self, place):
         """How many cores the worker leads on."""
         return self._held[place]
 
     def settle(self, place):
         """Note that a worker lives at this place; what the one before it has left is gone."""
-        self.bury(place)
-        self._lives[place] = 1
+        try:
+            self.bury(place)
+        finally:
+            self._lives[place] = 1
 
     def post(self, place, texts=None, cores=1):
         """Post a batch that `fits`, or without texts the wish for a core. Returns whether the worker leads now.

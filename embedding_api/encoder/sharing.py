@@ -74,7 +74,8 @@ class Sharing:
         self._record = record
         self._bell = select.poll()
         self._bell.register(board.bell(place), select.POLLIN)
-        board.settle(place)
+        with contextlib.suppress(TimeoutError):
+            board.settle(place)
 
     def admit(self):
         """Whether a large request may begin; `dismiss` ends it."""
