@@ -107,8 +107,8 @@ def sentence_transformer(model):
 
 @pytest.fixture(scope="session")
 def service(model, tmp_path_factory):
-    """The real service: Gunicorn with the real model and two workers."""
-    with Server(model.environment | {"WEB_CONCURRENCY": "2"}, tmp_path_factory.mktemp("service")) as server:
+    """The real service: Gunicorn with the real model and three workers."""
+    with Server(model.environment | {"WEB_CONCURRENCY": "3"}, tmp_path_factory.mktemp("service")) as server:
         yield server
 
 

@@ -23,6 +23,8 @@ class Quiet(Board):
         self.now = 1.0
         self.rung = set()
         super().__init__(cores, places, clock=lambda: self.now)
+        for bell in self._bells:
+            os.close(bell)
         self._begin = bytes(self._memory)
 
     def reset(self):
@@ -275,10 +277,10 @@ def test_a_batch_that_is_too_long_or_has_too_large_vectors_does_not_fit(board):
 
 def test_a_worker_killed_at_any_line_costs_nobody_else_anything():
     """A real process takes every kind of step, and dies at each line of the board's code in turn."""
+    board = Board(1, 3)
     line, died = 0, True
     while died:
         line += 1
-        board = Board(1, 3)
         for place in (1, 2, 3):
             board.settle(place)
         assert board.post(1, None)
@@ -289,6 +291,7 @@ def test_a_worker_killed_at_any_line_costs_nobody_else_anything():
         assert finish(board, 2, waiter).tolist() == [[7, 8]]
         assert_clean(board)
         assert board.post(3, None), "the core is free"
+        board.withdraw(3)
     assert line > 100
 
 

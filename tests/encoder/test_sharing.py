@@ -80,7 +80,10 @@ def vectors_of(batch):
 
 @pytest.fixture
 def board():
-    return Board(cores=1, places=4)
+    board = Board(cores=1, places=4)
+    yield board
+    for bell in board._bells:
+        os.close(bell)
 
 
 @pytest.fixture
