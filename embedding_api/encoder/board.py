@@ -29,12 +29,12 @@ Why nothing is lost:
   of which leaves the board whole: data is written before the state that tells of it, and a leader's name before TAKEN.
   `bury` puts back what the dead one had taken and rings for all who wait: it may have died between a change and the
   bell that tells of it.
-- A worker can be stopped instead, or the master be late. Who waits therefore looks around after LOST seconds: a
-  leader without a sign of life for so long (a living one gives one at each layer) leads no longer, and what it had taken is
+- A worker can be stopped instead, or the master be late. Who waits therefore looks around after LOST seconds. A leader
+  without a sign of life for so long (a living one gives one at each layer) leads no longer, and what it had taken is
   POSTED again. If it comes back, `deliver` does not see its name on the work any longer, and leaves it alone. What was
   computed twice is the same.
-- A worker can be stopped while it holds the lock. After LOST seconds the others do without the board, each for itself, and
-  come back to it with their next `post`, which may begin in any state.
+- A worker can be stopped while it holds the lock. After LOST seconds the others do without the board, each for itself,
+  and come back to it with their next `post`, which may begin in any state.
 - A core is not lost on its way: it goes on in the same step in which its leader finishes, to a place that waits. If the
   owner there is stopped, it is a leader without a sign of life; its WANTS ends then, so that it does not get the next
   core too, and it posts again should it come back.

@@ -54,7 +54,7 @@ class Process:
             try:
                 sharing = Sharing(board, place, Engine(), 2, heartbeat, record)
                 answer = sharing.forward(batch, cores=1), time.monotonic(), record
-            except Exception as error:  # noqa: BLE001 - it goes to the parent
+            except Exception as error:
                 answer = error
             os.write(writer, pickle.dumps(answer))
             os._exit(0)
