@@ -27,8 +27,8 @@ if "prometheus_client" not in sys.modules:
     atexit.register(remove_metrics, os.environ["PROMETHEUS_MULTIPROC_DIR"], os.getpid())
 
 from embedding_api import logs, metrics
-from embedding_api.config import MOST_SHARING, ConfigError, process_settings
-from embedding_api.encoder.board import BOARD
+from embedding_api.config import ConfigError, process_settings
+from embedding_api.encoder.board import BOARD, PLACES
 from embedding_api.encoder.cores import MACHINE
 from embedding_api.request_queue import QUEUE
 
@@ -140,7 +140,7 @@ def worker_exit(server, worker):
 def child_exit(server, worker):
     # One that was killed could not say that it no longer computes, or waits.
     MACHINE.give_back(worker.place)
-    if worker.place <= MOST_SHARING:
+    if worker.place <= PLACES:
         # If the board cannot be had, those who wait there find out by themselves.
         with contextlib.suppress(TimeoutError):
             BOARD.bury(worker.place)

@@ -14,9 +14,9 @@ from embedding_api.request_queue import MOST_PLACES
 DEFAULT_MODEL = "BAAI/bge-small-en-v1.5"
 DEFAULT_REVISION = "5c38ec7c405ec4b44b94cc5a9bb96e735b38267a"
 
-# Workers that share forward passes: more for each core give no more requests a second, measured on two cores.
+# Workers that share forward passes: more for each core give hardly more requests a second, measured on two cores.
 WORKERS_PER_CORE = 6
-MOST_SHARING = 64
+MOST_WORKERS = 64
 
 
 class ConfigError(Exception):
@@ -98,7 +98,7 @@ def usable_cores():
 def default_workers(engine, batching):
     """One worker for each core where each computes for itself, and enough to have work to share where they share it."""
     cores = usable_cores()
-    return max(cores, min(WORKERS_PER_CORE * cores, MOST_SHARING)) if batching and engine == "auto" else cores
+    return max(cores, min(WORKERS_PER_CORE * cores, MOST_WORKERS)) if batching and engine == "auto" else cores
 
 
 def _whole_number(env, name, default, maximum=None):

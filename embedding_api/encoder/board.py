@@ -50,10 +50,11 @@ from itertools import accumulate, chain, pairwise
 
 import numpy as np
 
-from embedding_api.config import MOST_SHARING
 from embedding_api.encoder.cores import MACHINE
 from embedding_api.encoder.lock import SIZE, Lock
 
+# Workers beyond so many compute alone. While one generation of workers takes over from another, both have places.
+PLACES = 128
 # Tokens of a batch that others may compute, and of those that one forward pass takes together. More would make it no
 # faster (measured on AMD's Zen 4 and Zen 5), and whoever comes next would wait for longer.
 MOST_TOKENS = 256
@@ -95,7 +96,7 @@ class Board:
         clock: tells the time in seconds, the same in all processes, and never 0.
     """
 
-    def __init__(self, cores, places=MOST_SHARING, clock=time.monotonic):
+    def __init__(self, cores, places=PLACES, clock=time.monotonic):
         self._cores = cores
         self._clock = clock
         places += 1
@@ -230,7 +231,7 @@ class Board:
 
     def has_posted(self):
         """Whether there may be short work to take. It takes no lock."""
-        return bytes([POSTED]) in bytes(self._state)
+        return POSTED in self._state.tobytes()
 
     def beat(self, place):
         """Give a sign of life. It takes no lock."""
@@ -281,7 +282,8 @@ class Board:
                 self._state[place] = POSTED
 
     def _lead(self, place, cores):
-        free = self._cores - sum(self._held[other] for other in range(1, len(self._beat)) if self._beat[other])
+        held = sum(held for other, held in enumerate(self._held.tobytes()) if held and self._beat[other])
+        free = self._cores - held
         if free <= 0:
             return False
         self._held[place] = min(free, cores)
@@ -333,7 +335,8 @@ class Board:
             self._delivered[0] = self._clock()
 
     def _all(self, state):
-        return [place for place, present in enumerate(self._state.tobytes()) if present == state]
+        states = self._state.tobytes()
+        return [place for place, present in enumerate(states) if present == state] if state in states else []
 
     def _ring(self, places):
         for place in places:
@@ -341,7 +344,7 @@ class Board:
 
 
 def _places(flags):
-    return [place for place, flag in enumerate(flags.tobytes()) if flag]
+    return [place for place, flag in enumerate(flags.tobytes()) if flag] if any(flags) else []
 
 
 # Made before the fork, for all workers, once: a reload keeps it.

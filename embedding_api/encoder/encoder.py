@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from embedding_api.config import MOST_SHARING
 from embedding_api.encoder import Occupied
+from embedding_api.encoder.board import PLACES
 from embedding_api.encoder.cores import Cores
 from embedding_api.encoder.sharing import Sharing
 
@@ -90,7 +90,7 @@ class Encoder:
         """
         self._cores, self._worker = cores, worker
         self._heartbeat = heartbeat
-        if board and self._engine.shares and worker <= MOST_SHARING:
+        if board and self._engine.shares and worker <= PLACES:
             self._sharing = Sharing(board, worker, self._engine, self.dimension, heartbeat, record)
         # No request shall pay for the first touch of the layers' weights, nor for starting threads.
         torch.set_num_threads(cores.most)
