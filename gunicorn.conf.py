@@ -4,7 +4,6 @@
 
 import atexit
 import contextlib
-import ctypes
 import gc
 import os
 import shutil
@@ -13,7 +12,7 @@ import sys
 import tempfile
 
 # In memory, where no slow disk can hold up a worker.
-memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+directory = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 # prometheus-client looks for its directory when it is imported: at the start, and not at a reload.
 if "prometheus_client" not in sys.modules:
@@ -23,10 +22,10 @@ if "prometheus_client" not in sys.modules:
         if os.getpid() == master:
             shutil.rmtree(directory)
 
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="embedding-metrics-", dir=memory)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="embedding-metrics-", dir=directory)
     atexit.register(remove_metrics, os.environ["PROMETHEUS_MULTIPROC_DIR"], os.getpid())
 
-from embedding_api import logs, metrics
+from embedding_api import logs, memory, metrics
 from embedding_api.config import ConfigError, process_settings
 from embedding_api.encoder.board import BOARD, PLACES
 from embedding_api.encoder.cores import MACHINE
@@ -61,7 +60,7 @@ timeout = 30
 graceful_timeout = 120
 
 # Workers report through a file.
-worker_tmp_dir = memory
+worker_tmp_dir = directory
 
 # Answers go by way of the door's thread, which has them in memory.
 sendfile = False
@@ -98,10 +97,8 @@ def when_ready(server):
     # and copy what the workers share.
     gc.collect()
     gc.freeze()
-    # Loading and warming leave 100 MB of freed memory in malloc's arenas; glibc gives it back only when asked.
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
+    # Loading and warming leave 100 MB.
+    memory.give_back()
 
 
 def stop(server, sig, frame):

@@ -9,7 +9,7 @@ import orjson
 from gunicorn.http import errors as http
 from gunicorn.workers.sync import SyncWorker
 
-from embedding_api import logs, metrics, request_id
+from embedding_api import logs, memory, metrics, request_id
 from embedding_api.config import process_settings
 from embedding_api.door import Door
 from embedding_api.errors import ClientGone, error_body, trace
@@ -21,6 +21,8 @@ from embedding_api.visit import unread
 LOOK_SECONDS = 1
 # File descriptors: a client needs two, and a request that waits two more.
 DESCRIPTORS = 4096
+# An answer of more had a request that took much memory, and so long that giving it back does not matter.
+LARGE_BYTES = 64 * 1024
 
 _STATUS = {
     http.LimitRequestLine: (414, "URI Too Long", "uri_too_long"),
@@ -89,6 +91,12 @@ class Worker(SyncWorker):
             self.wait(LOOK_SECONDS)
             QUEUE.set_free(self.place, False)
             return
+        size = self._serve(request)
+        if size > LARGE_BYTES:
+            memory.give_back()
+
+    def _serve(self, request):
+        """Returns the size of a request's answer in bytes."""
         client = request.client
         client.setblocking(False)
         self._exchange = Exchange(client, request.head, request.body, request.waited)
@@ -101,14 +109,15 @@ class Worker(SyncWorker):
             sent = client.send(answer)
             if sent == len(answer) and not unread(client):
                 client.close()
-                return
+                return len(answer)
         except BlockingIOError:
             sent = 0
         except OSError:
             metrics.dropped.labels("gone").inc()
             client.close()
-            return
+            return len(answer)
         self._door.finish(client, answer[sent:])
+        return len(answer)
 
     def wait(self, timeout):
         if any(descriptor == self.PIPE[0] for descriptor, _ in self._ready.poll(timeout)):

@@ -8,6 +8,7 @@ from time import perf_counter
 import numpy as np
 import torch
 
+from embedding_api import memory
 from embedding_api.encoder.board import LOST
 
 # Seconds that a leader waits for as many requests as the last forward passes had: begun at once, every other pass would
@@ -49,7 +50,9 @@ def keep(board, place, cores):
         late = yield BELL
         leads = board.look(place, late)
     vectors = yield OWN
-    board.finish(place)
+    if board.finish(place):
+        # With many large requests each worker would keep what it needs for its turn.
+        memory.give_back()
     return vectors
 
 
