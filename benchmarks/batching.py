@@ -127,6 +127,12 @@ def start(directory, name, dtype, batching="on", workers=None):
     return Server(environment | {"EMBEDDING_LOG_FORMAT": "text"}, own)
 
 
+def wait_for_workers(server):
+    """Until all of them have started; the first one serves alone for a moment."""
+    workers = server.get("/info").json["workers"]
+    wait_until(lambda: server.metrics()["embedding_workers_started_total"] >= workers)
+
+
 class Bench:
     """All variants of the service, and what to send them.
 
@@ -151,6 +157,8 @@ class Bench:
                 f"off {count}": start(self.directory, f"off {count}", self.dtype, "off", count) for count in (1, *OFF)
             }
             self.servers = {name: stack.enter_context(server) for name, server in servers.items()}
+            for server in self.servers.values():
+                wait_for_workers(server)
             print(", ".join(f"{name}: {len(server.workers())} workers" for name, server in self.servers.items()))
             self.load_short = Load(self.directory, "short", self._short)
             for server in self.servers.values():
@@ -347,6 +355,7 @@ def middle(bench):
 
 def memory_use(server, settings):
     """The memory of `on`, before, while and after its workers have had the largest requests."""
+    wait_for_workers(server)
     workers = server.workers()
     print(f"\nmemory of on, {len(workers)} workers; PSS in MB: master + workers = total")
     time.sleep(2)
@@ -424,6 +433,7 @@ def mistreat(kills):
     known = soak.with_vectors(find_model(Settings.from_env()), [*([text] for text in asked), *bulk])
     short_requests, bulk_requests = known[: len(asked)], known[len(asked) :]
     with tempfile.TemporaryDirectory() as directory, start(directory, "on", "float32") as server:
+        wait_for_workers(server)
         one_by_one(server, short_requests, "before")
         usual, crowd = (Crowd(server, short_requests, bulk_requests) for _ in range(2))
         usual.run_while(lambda: time.sleep(USUAL_SECONDS))
