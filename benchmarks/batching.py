@@ -36,7 +36,7 @@ import numpy as np
 
 from benchmarks import soak
 from benchmarks.engine import Engine, cpu, texts
-from benchmarks.memory import highest_total, largest_requests, memory, show
+from benchmarks.memory import highest_total, largest_requests, memory, show, wait_for_workers
 from embedding_api.config import Settings, usable_cores
 from embedding_api.encoder.model_files import find_model
 from tests.cranfield import load
@@ -125,12 +125,6 @@ def start(directory, name, dtype, batching="on", workers=None):
     if workers:
         environment["WEB_CONCURRENCY"] = str(workers)
     return Server(environment | {"EMBEDDING_LOG_FORMAT": "text"}, own)
-
-
-def wait_for_workers(server):
-    """Until all of them have started; the first one serves alone for a moment."""
-    workers = server.get("/info").json["workers"]
-    wait_until(lambda: server.metrics()["embedding_workers_started_total"] >= workers)
 
 
 class Bench:

@@ -1,8 +1,9 @@
 """What the service needs of memory: `python -m benchmarks.memory`, some ten minutes on two cores.
 
-Starts the service with and without preloading, has every worker answer the largest requests the limits allow, and
-prints the proportional set size (PSS: shared pages count for their share) of each process and in total: before, at
-the highest moment (sampled twice a second) and after. Linux only.
+Says what a worker costs; then starts two, which do not share their work, with and without preloading, has both answer
+the largest requests the limits allow at once, and prints the proportional set size (PSS: shared pages count for their share) of each process and in total: before, at
+the highest moment (sampled twice a second) and after. `python -m benchmarks.batching --only memory` does so with as many as
+are the default, sharing their work. Linux only.
 """
 
 import tempfile
@@ -12,49 +13,65 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from embedding_api.config import Settings
-from tests.server import ROOT, Server, pss
+from tests.server import ROOT, Server, pss, wait_until
 
 SAMPLE_SECONDS = 0.5
+WORKERS = 2
+FEW_AND_MANY = 4, 12
 
 
 def main():
     settings = Settings.from_env()
     a_further_worker()
-    print(f"{settings.workers} workers; PSS in MB: master + workers = total\n")
+    print(f"{WORKERS} workers, each for itself; PSS in MB: master + workers = total\n")
     for preload in (True, False):
         print(f"preload_app = {preload}")
         with tempfile.TemporaryDirectory() as directory:
             config = Path(directory) / "gunicorn.conf.py"
             config.write_text(f"{(ROOT / 'gunicorn.conf.py').read_text()}\npreload_app = {preload}\n")
-            environment = {"WEB_CONCURRENCY": str(settings.workers)}
+            environment = {"WEB_CONCURRENCY": str(WORKERS), "EMBEDDING_BATCHING": "off"}
             with Server(environment, directory, ["gunicorn", "-c", str(config), "wsgi:app"]) as server:
                 measure(server, settings)
         print()
 
 
 def a_further_worker():
-    """What each worker beyond the second adds, before and after it has worked."""
+    """What each further worker adds, before and after all have worked."""
     totals = []
-    for workers in (2, 4):
+    for workers in FEW_AND_MANY:
         with (
             tempfile.TemporaryDirectory() as directory,
             Server({"WEB_CONCURRENCY": str(workers)}, directory, ["gunicorn", "wsgi:app"]) as server,
         ):
+            wait_for_workers(server)
             time.sleep(2)
             idle = sum(memory(server))
-            on_all_workers(server, workers, different_texts(60, 512))
+            for _ in range(2):
+                on_all_workers(server, workers, different_texts(16, 512))
+                on_all_workers(server, workers, different_texts(1024, 8))
             totals.append((idle, sum(memory(server))))
-    (idle_2, after_2), (idle_4, after_4) = totals
-    print(f"A further worker: {(idle_4 - idle_2) / 2:.0f} MB idle, {(after_4 - after_2) / 2:.0f} MB after work\n")
+    (idle_few, after_few), (idle_many, after_many) = totals
+    more = FEW_AND_MANY[1] - FEW_AND_MANY[0]
+    print(
+        f"A further worker: {(idle_many - idle_few) / more:.0f} MB idle, {(after_many - after_few) / more:.0f} MB after"
+        " work\n",
+        flush=True,
+    )
+
+
+def wait_for_workers(server):
+    """Until all of them have started; the first one serves alone for a moment."""
+    workers = server.get("/info").json["workers"]
+    wait_until(lambda: server.metrics()["embedding_workers_started_total"] >= workers)
 
 
 def measure(server, settings):
     # Without preloading a worker that has not answered may not have loaded the model yet.
-    on_all_workers(server, settings.workers, different_texts(30, 512))
+    on_all_workers(server, WORKERS, different_texts(30, 512))
     show("idle", memory(server))
     for name, texts in largest_requests(settings).items():
         with highest_total(server) as samples:
-            seconds = on_all_workers(server, settings.workers, texts)
+            seconds = on_all_workers(server, WORKERS, texts)
         show(f"peak, {name}, {seconds:.0f} s", max(samples, key=lambda sample: sum(sample)))
     show("after", memory(server))
 
@@ -78,10 +95,16 @@ def on_all_workers(server, workers, texts):
     """Send a request for each worker at the same moment: each of them is busy with one. Returns seconds."""
     start = time.monotonic()
     with ThreadPoolExecutor(workers) as clients:
-        for reply in clients.map(server.embed, [texts] * workers):
-            if reply.status != 200:
-                raise SystemExit(f"The service answered {reply.status}: {reply.body[:300]!r}")
+        list(clients.map(lambda texts: patiently(server, texts), [texts] * workers))
     return time.monotonic() - start
+
+
+def patiently(server, texts):
+    """Send a request until it is accepted: where workers share, one of them remains without a large one."""
+    while (reply := server.embed(texts)).status == 503:
+        time.sleep(float(reply.headers["Retry-After"]))
+    if reply.status != 200:
+        raise SystemExit(f"The service answered {reply.status}: {reply.body[:300]!r}")
 
 
 class highest_total:
