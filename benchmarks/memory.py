@@ -1,9 +1,9 @@
 """What the service needs of memory: `python -m benchmarks.memory`, some ten minutes on two cores.
 
-Says what a worker costs; then starts two, which do not share their work, with and without preloading, has both answer
-the largest requests the limits allow at once, and prints the proportional set size (PSS: shared pages count for their share) of each process and in total: before, at
-the highest moment (sampled twice a second) and after. `python -m benchmarks.batching --only memory` does so with as many as
-are the default, sharing their work. Linux only.
+Says what a further worker costs. Then it starts two, which do not share their work, with and without preloading, has
+both answer the largest requests the limits allow at the same time, and prints the proportional set size (PSS: shared
+pages count for their share) of each process and in total: before, at the highest moment (sampled twice a second) and
+after. `python -m benchmarks.batching --only memory` does so with the default workers. Linux only.
 """
 
 import tempfile

@@ -1,9 +1,9 @@
 """A process of its own for what leaves much behind in memory."""
 
 import gc
-import multiprocessing
 import os
 import signal
+import traceback
 
 import torch
 
@@ -21,13 +21,12 @@ def in_child(function, *arguments):
     """
     # Not through a pipe: one that is full waits for its reader, who would have to look out for the child's death.
     with open(os.memfd_create("answer"), "w+b") as file:
-        child = multiprocessing.get_context("fork").Process(
-            target=_answer, args=(file, function, arguments), daemon=True
-        )
-        child.start()
-        child.join()
-        if child.exitcode:
-            raise ChildProcessError(f"exit code {child.exitcode}")
+        pid = os.fork()
+        if pid == 0:
+            _answer(file, function, arguments)
+        _, status = os.waitpid(pid, 0)
+        if code := os.waitstatus_to_exitcode(status):
+            raise ChildProcessError(f"exit code {code}")
         file.seek(0)
         answer = torch.load(file, weights_only=False)
     if isinstance(answer, ConfigError):
@@ -36,15 +35,23 @@ def in_child(function, *arguments):
 
 
 def _answer(file, function, arguments):
-    # Ctrl-C goes to both processes; the parent has the word.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # Nor does garbage matter here: importing sentence-transformers takes half a second less without collecting it.
-    gc.disable()
-    # PyTorch makes its thread pool anew after a fork, at its next use; of two threads that do so at once, one fails.
-    torch.set_num_threads(1)
+    # Whatever happens, the child must not go on as if it were its parent.
+    code = 1
     try:
-        answer = function(*arguments)
-    except ConfigError as error:
-        answer = error
-    torch.save(answer, file)
-    file.flush()
+        # Ctrl-C goes to both processes; the parent has the word.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # Nor does garbage matter here: importing sentence-transformers takes half a second less without collecting it.
+        gc.disable()
+        # PyTorch makes its thread pool anew at its next use after a fork. Of two threads that do so at once, one fails.
+        torch.set_num_threads(1)
+        try:
+            answer = function(*arguments)
+        except ConfigError as error:
+            answer = error
+        torch.save(answer, file)
+        file.flush()
+        code = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
