@@ -42,7 +42,6 @@ bind = settings.bind
 # writes a line for each request, so Gunicorn's own access log stays off.
 logconfig_dict = logs.config(settings)
 loglevel = settings.log_level
-logger_class = logs.Logger
 
 # Each holds one request at a time. They share the forward passes of their requests, so there are more than cores.
 workers = settings.workers
@@ -83,6 +82,11 @@ def when_ready(server):
     if server.cfg.preload_app:
         encoder = server.app.wsgi().extensions["encoder"]
         prompt = encoder.query_prompt or "none"
+        if encoder.engine == "reference" and server.cfg.workers > MACHINE.count:
+            server.log.warning(
+                "The workers cannot share the work of this model: set WEB_CONCURRENCY to %d, one for each core",
+                MACHINE.count,
+            )
         server.log.info("Serving %s, %d dimensions, query prompt: %s", encoder.model_name, encoder.dimension, prompt)
     address = server.LISTENERS[0].getsockname()
     if isinstance(address, tuple):
@@ -123,7 +127,9 @@ def pre_fork(server, worker):
 
 def post_worker_init(worker):
     metrics.run_in_worker(worker.place)
-    board = BOARD if settings.batching and worker.cfg.workers > 1 else None
+    # Other kinds of workers may compute in several threads, and each would need a place.
+    shares = settings.batching and worker.cfg.workers > 1 and worker.cfg.worker_class_str == worker_class
+    board = BOARD if shares else None
     worker.wsgi.extensions["encoder"].run_in_worker(MACHINE, worker.place, worker.notify, board, metrics)
 
 

@@ -3,7 +3,6 @@
 import logging
 from time import perf_counter
 
-import gunicorn.glogging
 from flask import g, has_request_context, request
 
 _log = logging.getLogger(__name__)
@@ -41,14 +40,6 @@ def config(settings):
             },
         },
     }
-
-
-class Logger(gunicorn.glogging.Logger):
-    """Gunicorn's logger, which would prepare a line for its access log even if that is off."""
-
-    def access(self, *arguments):
-        if self.cfg.accesslog:
-            super().access(*arguments)
 
 
 class _RequestId(logging.Filter):

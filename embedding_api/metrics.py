@@ -6,7 +6,8 @@ dead worker goes on with its counts, so nothing is lost, and there are never mor
 """
 
 import os
-from time import perf_counter
+import struct
+from time import perf_counter, sleep
 
 from flask import Blueprint, Response, current_app, g, request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
@@ -25,6 +26,7 @@ if _DIRECTORY:
 
 # Where there is no such directory, as in tests, this process alone is counted.
 _process = CollectorRegistry()
+_ATTEMPTS = 10
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
@@ -96,7 +98,17 @@ def metrics():
     registry = CollectorRegistry()
     MultiProcessCollector(registry, _DIRECTORY) if _DIRECTORY else registry.register(_process)
     registry.register(_Service(current_app.extensions["encoder"]))
-    return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+    return Response(_text(registry), content_type=CONTENT_TYPE_LATEST)
+
+
+def _text(registry):
+    for _ in range(_ATTEMPTS):
+        try:
+            return generate_latest(registry)
+        except struct.error:
+            # A worker that starts has made its file this moment, and nothing is in it yet.
+            sleep(0.01)
+    return generate_latest(registry)
 
 
 class _Service:

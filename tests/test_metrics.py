@@ -1,12 +1,13 @@
 import os
 import re
 import signal
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from embedding_api import create_app
+from embedding_api import create_app, metrics
 from embedding_api.config import Settings
 from server import Server, embed_request, figures, wait_until
 from tiny import tiny_encoder
@@ -52,6 +53,20 @@ def test_only_the_scrape_itself_is_in_progress(client, figure):
     client.post("/embed", json={"texts": ""})
     assert figure("embedding_requests_in_progress") == 1
     assert figure("embedding_requests_waiting") == 0
+
+
+def test_a_file_that_a_worker_has_just_made_is_waited_for(client, monkeypatch):
+    results = iter([struct.error, struct.error, b"embedding_texts_total 1.0\n"])
+
+    def generate(registry):
+        result = next(results)
+        if result is struct.error:
+            raise result("unpack requires a buffer of 4 bytes")
+        return result
+
+    monkeypatch.setattr(metrics, "generate_latest", generate)
+    reply = client.get("/metrics")
+    assert (reply.status_code, reply.text) == (200, "embedding_texts_total 1.0\n")
 
 
 def test_the_model_is_named(client):

@@ -15,13 +15,14 @@ batch takes short ones between two layers of its own.
 Who changes what, each in one step under the one lock:
 
     post       the owner    from any state to POSTED or WANTS; leads if a core is free
-    look       the owner    leads if a core is free
-    take       a leader     POSTED to TAKEN, the oldest first
+    look       the owner    leads if a core is free; late, it first ends the lead of those who are lost, whose work is
+                            POSTED again and whose WANTS is FREE; if its own was ended so, it is WANTS again
+    take       a leader     POSTED to TAKEN, its own first and then the oldest
     deliver    the leader   TAKEN to DONE, where the work is still this leader's
-    finish     the leader   the same; it leads no longer, and its core goes to who has waited longest
+    finish     the leader   the same, and its WANTS to FREE; it leads no longer, and who has waited longest does
     withdraw   the owner    any to FREE; it leads no longer, as above, and what it had taken is POSTED again
     bury       the master   the same for a worker that has died
-    collect    the owner    DONE to FREE, without the lock: nobody else touches what is DONE
+    collect    the owner    DONE to FREE
 
 Why nothing is lost:
 
@@ -53,7 +54,7 @@ import numpy as np
 from embedding_api.encoder.cores import MACHINE
 from embedding_api.encoder.lock import SIZE, Lock
 
-# Workers beyond so many compute alone. While one generation of workers takes over from another, both have places.
+# Workers beyond so many compute alone. While one generation of workers takes over from another, both need places.
 PLACES = 128
 # Tokens of a batch that others may compute, and of those that one forward pass takes together. More would make it no
 # faster (measured on AMD's Zen 4 and Zen 5), and whoever comes next would wait for longer.
@@ -88,7 +89,7 @@ class Work:
 class Board:
     """What the workers' processes share. Each worker has a place, a number from 1 on.
 
-    All methods that take the lock raise TimeoutError where it cannot be had.
+    All methods that take the lock raise TimeoutError where it cannot be had. Those that do not say so.
 
     Args:
         cores: on how many work may be computed at a time.
@@ -179,6 +180,9 @@ class Board:
         """Take short work, one's own and then the oldest first, up to MOST_TOKENS. Returns a list of `Work`."""
         works, room = [], MOST_TOKENS
         with self._lock:
+            if not self._beat[place]:
+                # It has been taken for lost.
+                return works
             self.beat(place)
             posted = [other for other in self._all(POSTED) if other == place or not self._beat[other]]
             for other in sorted(posted, key=lambda other: (other != place, self._ticket[other])):
@@ -222,12 +226,13 @@ class Board:
 
     def collect(self, place):
         """The vectors of one's batch, or None while they are not there."""
-        if self._state[place] != DONE:
-            return None
-        start = place * _VECTOR_BYTES
-        vectors = np.frombuffer(bytes(self._vectors[start : start + self._bytes[place]]), np.float32)
-        self._state[place] = FREE
-        return vectors.reshape(self._words[place * _WORDS], -1)
+        with self._lock:
+            if self._state[place] != DONE:
+                return None
+            start = place * _VECTOR_BYTES
+            vectors = np.frombuffer(bytes(self._vectors[start : start + self._bytes[place]]), np.float32)
+            self._state[place] = FREE
+            return vectors.reshape(self._words[place * _WORDS], -1)
 
     def has_posted(self):
         """Whether there may be short work to take. It takes no lock."""
@@ -282,12 +287,13 @@ class Board:
                 self._state[place] = POSTED
 
     def _lead(self, place, cores):
-        held = sum(held for other, held in enumerate(self._held.tobytes()) if held and self._beat[other])
+        now = self._clock()
+        held = sum(held for other, held in enumerate(self._held.tobytes()) if held and now - self._beat[other] < LOST)
         free = self._cores - held
         if free <= 0:
             return False
         self._held[place] = min(free, cores)
-        self._beat[place] = self._clock()
+        self._beat[place] = now
         return True
 
     def _pass_on(self, place):
@@ -295,8 +301,10 @@ class Board:
         self._beat[place] = 0
         waiting = [other for other in self._all(POSTED) + self._all(WANTS) if not self._beat[other]]
         called = []
-        for other in sorted(waiting, key=lambda other: self._ticket[other])[:1]:
-            if self._lead(other, 1):
+        for other in sorted(waiting, key=lambda other: self._ticket[other]):
+            # One who has posted takes the work of all others who have.
+            first = self._state[other] == WANTS or all(self._state[before] == WANTS for before in called)
+            if first and self._lead(other, 1):
                 called.append(other)
         return called
 
@@ -305,10 +313,11 @@ class Board:
         now = self._clock()
         lost = [place for place, beat in enumerate(self._beat) if beat and now - beat >= LOST]
         for place in lost:
-            self._beat[place] = 0
             self._put_back(place)
             if self._state[place] == WANTS:
                 self._state[place] = FREE
+            # Last: by it alone the rest is known to be left to do.
+            self._beat[place] = 0
         return lost
 
     def _read(self, place):

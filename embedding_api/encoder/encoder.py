@@ -132,10 +132,10 @@ class Encoder:
         places = {}
         rows = [places.setdefault(tuple(text), len(places)) for text in ids]
         texts = list(places)
+        vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         large = self._sharing and sum(map(len, texts)) > LARGE_TOKENS
         if large and not self._sharing.admit():
             raise Occupied
-        vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         try:
             for batch in _micro_batches([len(text) for text in texts], self._engine.pads):
                 self._heartbeat()

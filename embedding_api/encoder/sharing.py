@@ -3,7 +3,7 @@
 import contextlib
 import os
 import select
-from time import perf_counter
+from time import monotonic, perf_counter
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from embedding_api.encoder.board import LOST
 # be small. It costs little, as those who are about to post need the core meanwhile. Of 0, 3, 6, 12 and 20 ms, 12 gave
 # the most requests a second with 4 and with 16 clients on two cores.
 PATIENCE = 0.012
+
+# Seconds that a worker does without the board after it could not have the lock.
+ALONE = 10
 
 # What a course asks its worker to do: wait for more work; wait until it is rung for; compute a batch of its own.
 MORE, BELL, OWN = "more", "bell", "own"
@@ -75,6 +78,7 @@ class Sharing:
         self._dimension = dimension
         self._heartbeat = heartbeat
         self._record = record
+        self._alone_until = 0
         self._bell = select.poll()
         self._bell.register(board.bell(place), select.POLLIN)
         with contextlib.suppress(TimeoutError):
@@ -82,7 +86,10 @@ class Sharing:
 
     def admit(self):
         """Whether a large request may begin; `dismiss` ends it."""
-        return self._board.admit(self._place)
+        try:
+            return self._board.admit(self._place)
+        except TimeoutError:
+            return True
 
     def dismiss(self):
         self._board.dismiss(self._place)
@@ -93,6 +100,8 @@ class Sharing:
         Args:
             cores: on how many to compute, if they are free.
         """
+        if monotonic() < self._alone_until:
+            return self._forward_alone(texts)
         board, place = self._board, self._place
         shared = board.fits(texts, self._dimension)
         course = share(board, place, texts, cores) if shared else keep(board, place, cores)
@@ -100,12 +109,16 @@ class Sharing:
             return self._follow(course, texts)
         except TimeoutError:
             # Somebody holds the lock who does not go on.
-            torch.set_num_threads(1)
-            return self._engine.forward(texts)
+            self._alone_until = monotonic() + ALONE
+            return self._forward_alone(texts)
         except BaseException:
             with contextlib.suppress(TimeoutError):
                 board.withdraw(place)
             raise
+
+    def _forward_alone(self, texts):
+        torch.set_num_threads(1)
+        return self._engine.forward(texts)
 
     def _follow(self, course, texts):
         posted = perf_counter()

@@ -199,7 +199,7 @@ def assert_clean(board):
     assert not any(board._beat)
 
 
-TWO_FAULTS = ["die stop", "cut late", "late late", "leave die"]
+TWO_FAULTS = ["die stop", "late stop", "stop stop", "cut late", "late late", "leave die"]
 
 
 @pytest.mark.parametrize("faults", ["", "die", "cut", "late", "stop", "leave", *TWO_FAULTS])
@@ -286,7 +286,7 @@ def test_a_worker_killed_at_any_line_costs_nobody_else_anything():
         assert board.post(1, None)
         waiter = share(board, 2, [[7, 8]], 1)
         assert next(waiter) is BELL
-        died = take_steps_and_die(board, line)
+        died = take_steps_and_die(board, line, lambda: every_step(board))
         board.bury(1)
         assert finish(board, 2, waiter).tolist() == [[7, 8]]
         assert_clean(board)
@@ -295,8 +295,34 @@ def test_a_worker_killed_at_any_line_costs_nobody_else_anything():
     assert line > 100
 
 
-def take_steps_and_die(board, line):
-    """Have a process at place 1, which leads, do so. Returns whether it has died before the end."""
+def test_a_worker_killed_while_it_replaces_a_lost_leader_costs_nobody_else_anything():
+    board = Quiet(cores=1, places=3)
+    line, died = 0, True
+    while died:
+        line += 1
+        board.reset()
+        for place in (1, 2, 3):
+            board.settle(place)
+        board.post(1, [[1, 2]])
+        waiter = share(board, 3, [[7, 8]], 1)
+        next(waiter)
+        assert [work.place for work in board.take(1)] == [1, 3]
+        board.post(2, [[5, 6]])
+        board.now += LOST
+        died = take_steps_and_die(board, line, lambda: board.look(2, late=True))
+        board.bury(2)
+        board.rung = set()
+        board.now += LOST
+        assert waiter.send(True) is MORE
+        works = next(waiter)
+        with pytest.raises(StopIteration) as end:
+            waiter.send(vectors_of(works))
+        assert end.value.value.tolist() == [[7, 8]]
+    assert line > 20
+
+
+def take_steps_and_die(board, line, steps):
+    """Have a process take steps and die at a line of the board's code. Returns whether it has, before the end."""
     pid = os.fork()
     if pid == 0:
         count = 0
@@ -311,18 +337,25 @@ def take_steps_and_die(board, line):
             return trace
 
         sys.settrace(trace)
-        works = board.take(1)
-        board.deliver(1, works, vectors_of(works))
-        board.finish(1)
-        if board.post(1, [[5, 6]]):
-            works = board.take(1)
-            board.finish(1, works, vectors_of(works))
-            board.collect(1)
-        board.post(1, None)
-        board.look(1, late=True)
-        board.withdraw(1)
+        steps()
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0
+
+
+def every_step(board):
+    """Of a worker at place 1, which leads."""
+    works = board.take(1)
+    board.deliver(1, works, vectors_of(works))
+    board.finish(1)
+    if board.post(1, [[5, 6]]):
+        works = board.take(1)
+        board.finish(1, works, vectors_of(works))
+        board.collect(1)
+    board.post(1, None)
+    board.look(1, late=True)
+    board.withdraw(1)
+    board.admit(1)
+    board.dismiss(1)
 
 
 def finish(board, place, course):
