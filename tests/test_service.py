@@ -41,7 +41,7 @@ def peak_memory(service, request):
 def same_workers(service):
     """The workers of the service, which must be the same ones after the test."""
     workers = service.workers()
-    assert len(workers) == 2
+    assert len(workers) == 3
     yield workers
     assert service.workers() == workers
 
