@@ -62,7 +62,7 @@ def a_further_worker():
 def wait_for_workers(server):
     """Until all of them have started; the first one serves alone for a moment."""
     workers = server.get("/info").json["workers"]
-    wait_until(lambda: server.metrics()["embedding_workers_started_total"] >= workers)
+    wait_until(lambda: server.started() >= workers)
 
 
 def measure(server, settings):

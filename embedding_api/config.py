@@ -80,7 +80,7 @@ class Settings:
             log_format=_one_of(env, "EMBEDDING_LOG_FORMAT", "text", "json"),
             log_level=_one_of(env, "EMBEDDING_LOG_LEVEL", "info", "warning", "error"),
             bind=_bind(env),
-            workers=_whole_number(env, "WEB_CONCURRENCY", None) or default_workers(engine, batching),
+            workers=_whole_number(env, "WEB_CONCURRENCY", None) or _default_workers(engine, batching),
         )
 
 
@@ -95,7 +95,7 @@ def usable_cores():
     return joblib.cpu_count()
 
 
-def default_workers(engine, batching):
+def _default_workers(engine, batching):
     """One worker for each core where each computes for itself, and enough to have work to share where they share it."""
     cores = usable_cores()
     return max(cores, min(WORKERS_PER_CORE * cores, MOST_WORKERS)) if batching and engine == "auto" else cores

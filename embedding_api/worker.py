@@ -91,8 +91,7 @@ class Worker(SyncWorker):
             self.wait(LOOK_SECONDS)
             QUEUE.set_free(self.place, False)
             return
-        size = self._serve(request)
-        if size > LARGE_BYTES:
+        if self._serve(request) > LARGE_BYTES:
             memory.give_back()
 
     def _serve(self, request):
@@ -105,19 +104,22 @@ class Worker(SyncWorker):
             answer = b"".join(self._exchange.answer)
         finally:
             self._exchange = None
+        self._send(client, answer)
+        return len(answer)
+
+    def _send(self, client, answer):
         try:
             sent = client.send(answer)
             if sent == len(answer) and not unread(client):
                 client.close()
-                return len(answer)
+                return
         except BlockingIOError:
             sent = 0
         except OSError:
             metrics.dropped.labels("gone").inc()
             client.close()
-            return len(answer)
+            return
         self._door.finish(client, answer[sent:])
-        return len(answer)
 
     def wait(self, timeout):
         if any(descriptor == self.PIPE[0] for descriptor, _ in self._ready.poll(timeout)):

@@ -96,6 +96,10 @@ class Server:
         """What /metrics has, as `figures` gives it."""
         return figures(self.get("/metrics").body.decode())
 
+    def started(self):
+        """How many workers have started since the service did; those that are just booting have not."""
+        return self.metrics()["embedding_workers_started_total"]
+
     def busy(self):
         """How many requests are being worked on, without the one that asks."""
         return self.metrics()["embedding_requests_in_progress"] - 1

@@ -24,7 +24,7 @@ def start(model, tmp_path_factory):
         environment |= model.environment | {"WEB_CONCURRENCY": str(workers)}
         server = Server(environment, tmp_path_factory.mktemp("batching")).__enter__()
         servers.append(server)
-        wait_until(lambda: server.metrics()["embedding_workers_started_total"] == workers)
+        wait_until(lambda: server.started() == workers)
         return server
 
     yield start
@@ -119,7 +119,7 @@ def test_killed_workers_cost_only_what_they_were_at(sharing, encoder, queries):
             for number in range(kills):
                 time.sleep(0.1)
                 os.kill(sharing.workers()[number % WORKERS], signal.SIGKILL)
-                wait_until(lambda number=number: started(sharing) == WORKERS + number + 1)
+                wait_until(lambda number=number: sharing.started() == WORKERS + number + 1)
         finally:
             done = True
         for future in clients:
@@ -130,7 +130,3 @@ def test_killed_workers_cost_only_what_they_were_at(sharing, encoder, queries):
     with ThreadPoolExecutor(WORKERS) as pool:
         replies = list(pool.map(lambda number: large(sharing, number), range(WORKERS - 1)))
     assert {reply.status for reply in replies} == {200}
-
-
-def started(server):
-    return server.metrics()["embedding_workers_started_total"]

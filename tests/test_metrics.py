@@ -107,7 +107,7 @@ def test_one_scrape_has_what_the_clients_counted_while_workers_died(tmp_path):
                     os.kill(pid, signal.SIGKILL)
                 lost += sum(reply.exception() is not None for reply in busy)
             deaths += len(before)
-            wait_until(lambda so_far=2 + deaths: server.metrics()["embedding_workers_started_total"] == so_far)
+            wait_until(lambda so_far=2 + deaths: server.started() == so_far)
             if round_ == 1:
                 files = sorted(path.name for path in directory(server).iterdir())
         counts = server.metrics()

@@ -127,10 +127,6 @@ class Board:
         """The eventfd that rings when the owner of a place shall look."""
         return self._bells[place]
 
-    def is_used(self, place):
-        """Whether there is work at a place."""
-        return self._state[place] != FREE
-
     def held(self, place):
         """How many cores the worker leads on."""
         return self._held[place]
@@ -198,17 +194,17 @@ class Board:
     def deliver(self, place, works, vectors):
         """Hand back what a leader has computed: the vectors of all texts, shape (texts, dimension), float32."""
         with self._lock:
-            self._deliver(place, works, vectors)
-        self._ring(work.place for work in works if work.place != place)
+            served = self._deliver(place, works, vectors)
+        self._ring(served)
 
     def finish(self, place, works=(), vectors=None):
         """The same, and lead no longer. Returns whether another worker leads in its place."""
         with self._lock:
-            self._deliver(place, works, vectors)
+            served = self._deliver(place, works, vectors)
             if self._state[place] == WANTS:
                 self._state[place] = FREE
             called = self._pass_on(place)
-        self._ring([*(work.place for work in works if work.place != place), *called])
+        self._ring(served + called)
         return bool(called)
 
     def withdraw(self, place):
@@ -329,6 +325,7 @@ class Board:
         return Work(place, texts, self._clock() - self._since[place])
 
     def _deliver(self, place, works, vectors):
+        """Returns whom to ring for: all others whose work it was."""
         row = 0
         for work in works:
             rows = vectors[row : row + len(work.texts)]
@@ -342,6 +339,7 @@ class Board:
         if works:
             self._last[1], self._last[0] = self._last[0], len(works)
             self._delivered[0] = self._clock()
+        return [work.place for work in works if work.place != place]
 
     def _all(self, state):
         states = self._state.tobytes()

@@ -87,6 +87,8 @@ class Encoder:
             worker: this worker's number.
             heartbeat: called before each micro-batch, and every second or so while it tokenizes, so that a long
                 request is not taken for a hang. What it raises ends the work.
+            board: the `Board` by which workers share forward passes, or None to compute alone.
+            record: is told of shared passes, see `Sharing`.
         """
         self._cores, self._worker = cores, worker
         self._heartbeat = heartbeat

@@ -9,7 +9,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from embedding_api.encoder.board import LOST, MOST_TOKENS, Board
+from embedding_api.encoder.board import FREE, LOST, MOST_TOKENS, Board
 from embedding_api.encoder.sharing import Sharing
 
 LAYERS = 10
@@ -78,6 +78,10 @@ def vectors_of(batch):
     return np.array([[sum(ids), len(ids)] for ids in batch], np.float32)
 
 
+def is_used(board, place):
+    return board._state[place] != FREE
+
+
 @pytest.fixture
 def board():
     board = Board(cores=1, places=4)
@@ -95,7 +99,7 @@ def work(board):
         place = len(processes) + 1
         processes.append(Process(board, place, batch, heartbeat))
         deadline = time.monotonic() + 5
-        while not board.is_used(place):
+        while not is_used(board, place):
             assert time.monotonic() < deadline
             time.sleep(0.001)
         return processes[-1]
@@ -133,7 +137,7 @@ def test_short_work_that_keeps_coming_does_not_stop_a_large_batch(work, board):
     large = work([100, *LARGE])
     sharing = Sharing(board, 4, Engine(), 2, lambda: None, Record())
     passes = 0
-    while board.is_used(large.place):
+    while is_used(board, large.place):
         sharing.forward([[5, 1]], cores=1)
         passes += 1
         assert passes < 5 * LAYERS
@@ -203,6 +207,6 @@ def test_the_work_of_a_client_that_has_gone_is_dropped(work, board, large):
     waiter = work([10, 3])
     with pytest.raises(Gone):
         quitter.result()
-    assert not board.is_used(quitter.place)
+    assert not is_used(board, quitter.place)
     first.result()
     assert waiter.result()[1].passes == [(1, 2)]
