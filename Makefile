@@ -13,14 +13,14 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
 serve: .venv/installed
 	@.venv/bin/python -m embedding_api serve
 
-test: .venv/installed-dev
+test: .venv/installed-dev .venv-clients/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/hadolint Dockerfile
 	.venv/bin/python -m pytest $(PYTEST_FLAGS)
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-clients
 
 .venv/bin/python:
 	@[ "$$(uname -s)" = Linux ] || { echo "Error: The service needs Linux; the Dockerfile has it."; exit 1; }
@@ -45,4 +45,9 @@ clean:
 
 .venv/installed-dev: requirements-dev.txt requirements-demo.txt .venv/installed
 	@$(PIP) -r requirements-dev.txt
+	@touch $@
+
+.venv-clients/installed: requirements-clients.txt | .venv/bin/python
+	@.venv/bin/python -m venv --clear .venv-clients
+	@.venv-clients/bin/python -m pip --disable-pip-version-check install --quiet -r requirements-clients.txt
 	@touch $@

@@ -2,7 +2,7 @@
 
 from flask import Flask
 
-from embedding_api import access, embed, errors, health, logs, metrics, request_id
+from embedding_api import access, docs, embed, errors, health, logs, metrics, openai, request_id, similarity, tokenize
 from embedding_api.config import Settings
 from embedding_api.encoder.loading import load_encoder
 from embedding_api.json_provider import OrjsonProvider
@@ -25,7 +25,7 @@ def create_app(settings=None, encoder=None):
     if encoder is None:
         encoder = load_encoder(settings)
 
-    app = Flask(__name__, static_folder=None)
+    app = Flask(__name__)
     app.json = OrjsonProvider(app)
     app.extensions["settings"] = settings
     app.extensions["encoder"] = encoder
@@ -35,6 +35,7 @@ def create_app(settings=None, encoder=None):
     errors.init_app(app)
     access.init_app(app)
     app.before_request(errors.raise_refusal)
-    app.register_blueprint(embed.blueprint)
-    app.register_blueprint(health.blueprint)
+    for resource in (embed, openai, similarity, tokenize, health):
+        app.register_blueprint(resource.blueprint)
+    docs.init_app(app)
     return app

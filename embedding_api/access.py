@@ -9,8 +9,8 @@ from flask_cors import CORS
 
 from embedding_api.errors import ApiError
 
-# Probes have no keys, and what they are told is no secret.
-_OPEN = {"health.index", "health.health", "health.ready"}
+# Probes and people who look for how to call have no keys, and what they are told is no secret.
+_OPEN = {"health.index", "health.health", "health.ready", "docs.openapi", "docs.page", "docs.asset", "static"}
 
 
 def init_app(app):
@@ -47,4 +47,4 @@ def _digest(key):
 
 
 def _unauthorized(code, message, reason):
-    return ApiError(401, code, message, headers=[("WWW-Authenticate", f'Bearer realm="embedding API"{reason}')])
+    return ApiError(code, message, headers=[("WWW-Authenticate", f'Bearer realm="embedding API"{reason}')])

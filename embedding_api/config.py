@@ -38,6 +38,7 @@ class Settings:
     engine: str = "auto"
     dtype: str = "float32"
     batching: bool = True
+    accept_models: str = "any"
     max_texts: int = 2048
     max_body_bytes: int = 8 * 1024 * 1024
     max_tokens: int = 131072
@@ -69,6 +70,7 @@ class Settings:
             engine=engine,
             dtype=_one_of(env, "EMBEDDING_DTYPE", "float32", "bfloat16"),
             batching=batching,
+            accept_models=_one_of(env, "EMBEDDING_ACCEPT_MODELS", "any", "served"),
             max_texts=_whole_number(env, "EMBEDDING_MAX_TEXTS", cls.max_texts),
             max_body_bytes=_whole_number(env, "EMBEDDING_MAX_BODY_BYTES", cls.max_body_bytes),
             max_tokens=_whole_number(env, "EMBEDDING_MAX_TOKENS", cls.max_tokens),

@@ -7,22 +7,53 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from embedding_api import metrics
 
+# Every error that the service itself finds: its HTTP status, and what is wrong.
+CODES = {
+    "malformed_request": (400, "It is not valid HTTP."),
+    "empty_body": (400, "The body is empty."),
+    "incomplete_body": (400, "The body ends before it is complete."),
+    "invalid_json": (400, "The body is not JSON in UTF-8."),
+    "duplicate_key": (400, "A JSON object has a key twice."),
+    "token_ids": (400, "The input is token ids; only texts are taken."),
+    "missing_api_key": (401, "API keys are set, and none was sent."),
+    "invalid_api_key": (401, "The API key is not one of those that are set."),
+    "forbidden": (403, "It came through a proxy that is not allowed."),
+    "not_found": (404, "There is nothing at this path."),
+    "model_not_found": (404, "A model of this name is not served."),
+    "method_not_allowed": (405, "The path takes other methods; `Allow` has them."),
+    "request_timeout": (408, "It took too long to arrive."),
+    "body_too_large": (413, "The body has more bytes than the service takes."),
+    "too_many_tokens": (413, "The texts have more tokens together than the service takes."),
+    "uri_too_long": (414, "The request line is too long."),
+    "unsupported_media_type": (415, "The body is not `application/json`."),
+    "unsupported_content_encoding": (415, "The body is compressed."),
+    "expectation_failed": (417, "It expects something else than `100-continue`."),
+    "invalid_fields": (422, "Fields are missing, unknown or wrong; `details` names them."),
+    "text_too_long": (422, "A text has more tokens than the model reads, and `truncate` is false."),
+    "headers_too_large": (431, "The headers are too large, or too many."),
+    "client_gone": (499, "The connection was closed before the answer was ready."),
+    "internal_error": (500, "The service failed; its log has the reason under the request id."),
+    "overloaded": (503, "More requests wait, or are under way, than the service takes up."),
+    "stopping": (503, "The service is about to stop."),
+    "not_ready": (503, "The model no longer gives the vectors it gave at the start."),
+}
+
 
 class ApiError(Exception):
     """An error that the client is told about.
 
     Args:
-        status: the HTTP status, 400 or more.
-        code: a short name for programs, such as "invalid_json".
+        code: a short name for programs, one of `CODES`.
         message: one or two sentences for people: what is wrong and how to mend it.
         param: the field at fault, such as "texts[3]".
         details: anything JSON that helps further, such as a list of all fields at fault.
         headers: response headers that belong to this error.
+        status: the HTTP status where the code is none of ours.
     """
 
-    def __init__(self, status, code, message, *, param=None, details=None, headers=()):
+    def __init__(self, code, message, *, param=None, details=None, headers=(), status=None):
         super().__init__(message)
-        self.status = status
+        self.status = status or CODES[code][0]
         self.code = code
         self.param = param
         self.details = details
@@ -36,7 +67,7 @@ class ClientGone(Exception):
 def overloaded():
     """The error for a request that there is no room for."""
     message = "More requests wait than the service can take up. Send the request again in a second or later."
-    return ApiError(503, "overloaded", message, headers=[("Retry-After", "1")])
+    return ApiError("overloaded", message, headers=[("Retry-After", "1")])
 
 
 def occupied():
@@ -44,13 +75,13 @@ def occupied():
     message = (
         "As many large requests are being computed as the service takes up at a time. Send it again in a second or"
     )
-    return ApiError(503, "overloaded", f"{message} later, or in smaller parts.", headers=[("Retry-After", "1")])
+    return ApiError("overloaded", f"{message} later, or in smaller parts.", headers=[("Retry-After", "1")])
 
 
 def stopping():
     """The error for a request that comes too late."""
     message = "The service is about to stop. Send the request again in some seconds."
-    return ApiError(503, "stopping", message, headers=[("Retry-After", "5")])
+    return ApiError("stopping", message, headers=[("Retry-After", "5")])
 
 
 def error_body(status, code, message, param=None, details=None):
@@ -92,22 +123,23 @@ def _render_http_exception(error):
     message = error.description
     path = request.path[:200]
     if isinstance(error, NotFound):
-        message = f"There is nothing at {path}. Embeddings are at POST /embed."
+        message = f"There is nothing at {path}. Embeddings are at POST /embed, and for OpenAI's clients under /v1."
     elif isinstance(error, MethodNotAllowed) and error.valid_methods:
         methods = " or ".join(sorted({*error.valid_methods} - {"HEAD", "OPTIONS"}))
         message = f"{request.method} does not work on {path}. Use {methods}."
     # The exception's own headers say, for example, which methods are allowed; its body would be HTML.
     headers = [(name, value) for name, value in error.get_headers() if name.lower() != "content-type"]
-    return _render(ApiError(error.code, error.name.lower().replace(" ", "_"), message, headers=headers))
+    name = error.name.lower().replace(" ", "_")
+    return _render(ApiError(name, message, headers=headers, status=error.code))
 
 
 def _render_client_gone(error):
     # nginx's number for it, for the log and the metrics. A client that reads it has closed its sending half only.
     message = "The connection was closed for sending before the answer was ready. Keep it open until then."
-    return _render(ApiError(499, "client_gone", message))
+    return _render(ApiError("client_gone", message))
 
 
 def _render_unexpected(error):
     current_app.logger.error("Unexpected error: %s", trace(error), extra={"request_id": g.request_id})
     message = f"The service failed on this request. The log has the reason, under request id {g.request_id}."
-    return _render(ApiError(500, "internal_error", message, details={"request_id": g.request_id}))
+    return _render(ApiError("internal_error", message, details={"request_id": g.request_id}))

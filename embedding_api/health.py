@@ -4,16 +4,23 @@ from flask import Blueprint, current_app
 
 import embedding_api
 from embedding_api.errors import ApiError, stopping
+from embedding_api.operation import operation
 from embedding_api.request_queue import QUEUE
 
 blueprint = Blueprint("health", __name__)
 
 
 @blueprint.get("/")
+@operation("What there is")
 def index():
     return {
         "message": 'This is an embedding API: POST {"texts": ["…"]} to /embed and get a vector for each text.',
         "embed": "/embed",
+        "openai": "/v1/embeddings",
+        "similarity": "/similarity",
+        "tokenize": "/tokenize",
+        "docs": "/docs",
+        "openapi": "/openapi.json",
         "health": "/health",
         "ready": "/ready",
         "metrics": "/metrics",
@@ -22,22 +29,23 @@ def index():
 
 
 @blueprint.get("/health")
+@operation("Whether it is alive")
 def health():
     return {"status": "ok", **current_app.extensions["encoder"].description}
 
 
 @blueprint.get("/ready")
+@operation("Whether it computes right vectors", errors=(503,))
 def ready():
     if QUEUE.closes:
         raise stopping()
     if not current_app.extensions["encoder"].is_sane():
-        raise ApiError(
-            503, "not_ready", "The model no longer gives the vectors it gave at the start. Restart the service."
-        )
+        raise ApiError("not_ready", "The model no longer gives the vectors it gave at the start. Restart the service.")
     return {"status": "ready"}
 
 
 @blueprint.get("/info")
+@operation("What model is served, and the limits")
 def info():
     encoder, settings = current_app.extensions["encoder"], current_app.extensions["settings"]
     return {

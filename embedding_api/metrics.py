@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 import embedding_api
+from embedding_api.operation import operation
 from embedding_api.request_queue import QUEUE
 
 blueprint = Blueprint("metrics", __name__)
@@ -94,6 +95,7 @@ def init_app(app):
 
 
 @blueprint.get("/metrics")
+@operation("Figures for Prometheus", kind="text/plain")
 def metrics():
     registry = CollectorRegistry()
     MultiProcessCollector(registry, _DIRECTORY) if _DIRECTORY else registry.register(_process)

@@ -10,7 +10,7 @@ from gunicorn.http.errors import ParseException
 from marshmallow import ValidationError
 
 from embedding_api.errors import ApiError
-from embedding_api.schemas import MAX_NAMED
+from embedding_api.fields import MAX_NAMED
 
 # What shows the size of a JSON document before it is parsed: each string (where its end is missing, the rest of the
 # document, so that none makes the search start over), comma and opening bracket.
@@ -25,7 +25,10 @@ def load_payload(schema):
             one beyond the size limit, 422 for fields the schema refuses.
     """
     _check_content_type()
-    data = _parse(_read_body(current_app.extensions["settings"].max_body_bytes))
+    body = _read_body(current_app.extensions["settings"].max_body_bytes)
+    if not body.strip():
+        raise ApiError("empty_body", f"The body is empty. Send JSON, such as {schema.example_json}.")
+    data = _parse(body)
     try:
         return schema.load(data)
     except ValidationError as error:
@@ -36,16 +39,16 @@ def load_payload(schema):
 def invalid_fields(details, code="invalid_fields"):
     """The error for wrong fields: a list of {"param", "message"}, of which the first is the error's own message."""
     param, message = details[0]["param"], details[0]["message"]
-    return ApiError(422, code, f"{param}: {message}" if param else message, param=param, details=details)
+    return ApiError(code, f"{param}: {message}" if param else message, param=param, details=details)
 
 
 def _check_content_type():
     if not request.is_json:
         sent = request.headers.get("Content-Type", "none")[:100]
         message = f"Content-Type is {sent}. Send JSON with the header 'Content-Type: application/json'."
-        raise ApiError(415, "unsupported_media_type", message)
+        raise ApiError("unsupported_media_type", message)
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise ApiError(415, "unsupported_content_encoding", "Compressed bodies are not taken. Send plain JSON.")
+        raise ApiError("unsupported_content_encoding", "Compressed bodies are not taken. Send plain JSON.")
 
 
 def _read_body(limit):
@@ -62,18 +65,16 @@ def _read_body(limit):
         raise _too_large(limit)
     if announced is not None and len(body) < announced:
         raise _incomplete(f"The body ended after {len(body)} of the {announced} bytes in its Content-Length")
-    if not body.strip():
-        raise ApiError(400, "empty_body", 'The body is empty. Send JSON, such as {"texts": "hello world"}.')
     return body
 
 
 def _too_large(limit):
     message = f"The body has more than {limit} bytes. Send the texts in several requests."
-    return ApiError(413, "body_too_large", message, details={"limit": limit})
+    return ApiError("body_too_large", message, details={"limit": limit})
 
 
 def _incomplete(what):
-    return ApiError(400, "incomplete_body", f"{what}. Send the request again.")
+    return ApiError("incomplete_body", f"{what}. Send the request again.")
 
 
 def _parse(body):
@@ -86,7 +87,7 @@ def _parse(body):
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise ApiError(400, "invalid_json", _not_json(body, error)) from None
+        raise ApiError("invalid_json", _not_json(body, error)) from None
     if isinstance(data, dict):
         _refuse_duplicate_keys(body)
     return data
@@ -105,7 +106,7 @@ def _refuse_duplicate_keys(body):
     try:
         json.loads(body, object_pairs_hook=_unique)
     except RecursionError:
-        raise ApiError(400, "invalid_json", "The body nests too deeply.") from None
+        raise ApiError("invalid_json", "The body nests too deeply.") from None
 
 
 def _unique(pairs):
@@ -113,7 +114,7 @@ def _unique(pairs):
     for key, value in pairs:
         if key in unique:
             message = f"The body holds the key '{key[:100]}' more than once. Send it once."
-            raise ApiError(400, "duplicate_key", message, param=key[:100])
+            raise ApiError("duplicate_key", message, param=key[:100])
         unique[key] = value
     return unique
 

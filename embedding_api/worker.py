@@ -3,6 +3,7 @@
 import os
 import resource
 import select
+from http import HTTPStatus
 
 import h11
 import orjson
@@ -12,7 +13,7 @@ from gunicorn.workers.sync import SyncWorker
 from embedding_api import logs, memory, metrics, request_id
 from embedding_api.config import process_settings
 from embedding_api.door import Door
-from embedding_api.errors import ClientGone, error_body, trace
+from embedding_api.errors import CODES, ClientGone, error_body, trace
 from embedding_api.exchange import Exchange
 from embedding_api.request_queue import QUEUE
 from embedding_api.visit import unread
@@ -24,15 +25,14 @@ DESCRIPTORS = 4096
 # An answer of more had a request that took much memory, and so long that giving it back does not matter.
 LARGE_BYTES = 64 * 1024
 
-_STATUS = {
-    http.LimitRequestLine: (414, "URI Too Long", "uri_too_long"),
-    http.LimitRequestHeaders: (431, "Request Header Fields Too Large", "headers_too_large"),
-    http.ExpectationFailed: (417, "Expectation Failed", "expectation_failed"),
-    http.ForbiddenProxyRequest: (403, "Forbidden", "forbidden"),
-    TimeoutError: (408, "Request Timeout", "request_timeout"),
+_CODES = {
+    http.LimitRequestLine: "uri_too_long",
+    http.LimitRequestHeaders: "headers_too_large",
+    http.ExpectationFailed: "expectation_failed",
+    http.ForbiddenProxyRequest: "forbidden",
+    TimeoutError: "request_timeout",
 }
-_BAD_REQUEST = (400, "Bad Request", "malformed_request")
-_MESSAGES = {408: "The request took too long to arrive. Send it in one go, or over a faster connection."}
+_MESSAGES = {"request_timeout": "The request took too long to arrive. Send it in one go, or over a faster connection."}
 
 
 class Worker(SyncWorker):
@@ -148,18 +148,19 @@ class Worker(SyncWorker):
         """Answer what never reached the application, such as a request that is not HTTP."""
         name = request_id.new_id()
         if isinstance(exc, http.ParseException | h11.RemoteProtocolError | TimeoutError):
-            status, reason, code = _STATUS.get(type(exc), _BAD_REQUEST)
+            code = _CODES.get(type(exc), "malformed_request")
             if getattr(exc, "error_status_hint", 400) == 431:
-                status, reason, code = _STATUS[http.LimitRequestHeaders]
-            message = _MESSAGES.get(status, f"The request is not valid HTTP: {str(exc)[:200]}.")
-            logs.log_unreadable(name, status, exc)
+                code = "headers_too_large"
+            message = _MESSAGES.get(code, f"The request is not valid HTTP: {str(exc)[:200]}.")
+            logs.log_unreadable(name, CODES[code][0], exc)
         else:
-            status, reason, code = 500, "Internal Server Error", "internal_error"
+            code = "internal_error"
             message = f"The service failed on this request. The log has the reason, under request id {name}."
             self.log.error("Unexpected error: %s", trace(exc), extra={"request_id": name})
+        status = CODES[code][0]
         body = orjson.dumps(error_body(status, code, message))
         head = (
-            f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n{request_id.HEADER}: {name}\r\n\r\n"
         )
         client.sendall(head.encode() + body)

@@ -110,10 +110,11 @@ class Server:
         connection.sendall(data)
         return connection
 
-    def embed(self, texts, **fields):
-        """POST /embed, and its reply."""
+    def embed(self, texts, timeout=300, **fields):
+        """POST /embed, and its reply, for which to wait so many seconds."""
         body = json.dumps({"texts": texts, **fields}).encode()
-        return _fetch(urllib.request.Request(self.url + "/embed", body, {"Content-Type": "application/json"}))
+        request = urllib.request.Request(self.url + "/embed", body, {"Content-Type": "application/json"})
+        return _fetch(request, timeout)
 
     def raw(self, data, half_close=False):
         """Send bytes as they are; what comes back until the connection closes."""
@@ -175,9 +176,9 @@ def parse(answer):
     return Reply(int(first.split()[1]), dict(line.split(": ", 1) for line in lines), body)
 
 
-def _fetch(request):
+def _fetch(request, timeout=300):
     try:
-        with urllib.request.urlopen(request, timeout=300) as response:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
             return Reply(response.status, dict(response.headers), response.read())
     except urllib.error.HTTPError as error:
         with error:

@@ -17,11 +17,18 @@ class TokenizedTexts:
 
     Attributes:
         ids: for each text its token ids, special tokens included, in the order of the texts.
-        truncated: the indexes of the texts that were cut to the model's length.
+        lengths: for each text the tokens it has in whole; if that was not asked for, at least one more than `ids` has
+            where it was cut.
     """
 
     ids: list[list[int]]
-    truncated: list[int]
+    lengths: list[int]
+
+    @property
+    def truncated(self):
+        """The indexes of the texts that were cut to the model's length."""
+        lengths = enumerate(zip(self.ids, self.lengths, strict=True))
+        return [index for index, (ids, length) in lengths if length > len(ids)]
 
     @property
     def count(self):

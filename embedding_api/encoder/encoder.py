@@ -113,15 +113,18 @@ class Encoder:
             self._canary_lived = now
         return True
 
-    def tokenize(self, texts, *, is_query=False, max_tokens=None):
+    def tokenize(self, texts, *, is_query=False, max_tokens=None, whole=False):
         """Texts to a `TokenizedTexts`, each with the query prompt before it if they are queries.
+
+        Args:
+            whole: whether the tokens that are cut count as well.
 
         Raises:
             TooManyTokens: the texts have more than `max_tokens` tokens together.
         """
         if is_query and self.query_prompt:
             texts = [self.query_prompt + text for text in texts]
-        return self._tokenizer(texts, max_tokens, self._heartbeat)
+        return self._tokenizer(texts, max_tokens, self._heartbeat, whole)
 
     def encode(self, ids, *, normalize=True):
         """Token ids to a float32 array of shape (len(ids), dimension), in their order; equal texts are computed once.

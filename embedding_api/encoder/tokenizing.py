@@ -1,5 +1,7 @@
 """Texts to token ids; with BERT's tokenizers in bounded memory, and no further than needed, however long a text is."""
 
+import math
+
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
@@ -36,23 +38,27 @@ class Tokenizer:
             backend.model, WordPiece
         )
 
-    def __call__(self, texts, max_tokens=None, heartbeat=lambda: None):
+    def __call__(self, texts, max_tokens=None, heartbeat=lambda: None, whole=False):
         """Tokenize texts, with a `heartbeat` every part of a second.
+
+        Args:
+            whole: whether to count the tokens that are cut as well.
 
         Raises:
             TooManyTokens: they have more than `max_tokens` together; found out as early as possible.
         """
-        ids, truncated, count = [], [], 0
+        ids, lengths, count = [], [], 0
+        special = len(self._prefix) + len(self._suffix)
         for chunk in self._chunks(texts):
-            for bare in self._encode(chunk, heartbeat):
-                if len(bare) > self._room:
-                    truncated.append(len(ids))
+            most = self._room if not whole else math.inf if max_tokens is None else max_tokens - count
+            for bare in self._encode(chunk, most, heartbeat):
                 ids.append([*self._prefix, *bare[: self._room], *self._suffix])
-                count += len(ids[-1])
+                lengths.append(len(bare) + special)
+                count += lengths[-1] if whole else len(ids[-1])
             if max_tokens is not None and count > max_tokens:
                 raise TooManyTokens
             heartbeat()
-        return TokenizedTexts(ids, truncated)
+        return TokenizedTexts(ids, lengths)
 
     def _chunks(self, texts):
         chunk, size = [], 0
@@ -72,13 +78,13 @@ class Tokenizer:
     def _is_long(self, text):
         return self._word_by_word and len(text) > WINDOW_CHARACTERS
 
-    def _encode(self, chunk, heartbeat):
+    def _encode(self, chunk, most, heartbeat):
         if len(chunk) == 1 and self._is_long(chunk[0]):
-            return [self._encode_long(chunk[0], heartbeat)]
+            return [self._encode_long(chunk[0], most, heartbeat)]
         return [encoding.ids for encoding in self._backend.encode_batch_fast(chunk, add_special_tokens=False)]
 
-    def _encode_long(self, text, heartbeat):
-        """The token ids of a text, or its first ones: at least one more than there is room for.
+    def _encode_long(self, text, most, heartbeat):
+        """The token ids of a text, or its first ones: more than `most`.
 
         They are those of the whole text, but for one oddity: of combining marks at the start of a word that stand in
         another order than Unicode's canonical one, the end of a window may lose the first.
@@ -94,7 +100,7 @@ class Tokenizer:
                 whole = _whole_words(encoding, len(window) - MARGIN_CHARACTERS)
                 ids += encoding.ids[:whole]
                 carry = self._carry(window[encoding.offsets[whole][0] :])
-            if len(ids) > self._room:
+            if len(ids) > most:
                 break
             heartbeat()
         return ids

@@ -1,0 +1,26 @@
+"""What the API's description says of a view, beside it."""
+
+
+def operation(summary, request=None, response=None, errors=(), kind="application/json", parameters=None):
+    """A decorator that describes a view.
+
+    Args:
+        request: the schema of its body, if it takes one.
+        response: the schema of what it answers with, if that is JSON of one kind.
+        errors: statuses of errors beyond those of any request.
+        kind: the content type of what it answers.
+        parameters: for each parameter in its path, what makes its JSON schema.
+    """
+
+    def decorate(view):
+        view.operation = {
+            "summary": summary,
+            "request": request,
+            "response": response,
+            "errors": errors,
+            "kind": kind,
+            "parameters": parameters or {},
+        }
+        return view
+
+    return decorate

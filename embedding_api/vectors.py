@@ -1,0 +1,78 @@
+"""From a request's texts to their vectors, and what the answer's headers and the log say of that."""
+
+from time import perf_counter
+
+from flask import current_app, g
+
+from embedding_api import logs
+from embedding_api.encoder import Occupied, TooManyTokens
+from embedding_api.errors import ApiError, occupied
+from embedding_api.fields import MAX_NAMED
+from embedding_api.payload import invalid_fields
+
+
+def tokenize(texts, *, is_query=False, truncate=True, whole=False, param=lambda index: f"texts[{index}]"):
+    """A request's texts as `TokenizedTexts`.
+
+    Args:
+        is_query: whether they get the query prompt.
+        truncate: whether texts may be cut.
+        whole: whether to count what is cut as well.
+        param: the name of a text in errors, by its index.
+
+    Raises:
+        ApiError: 413 if there are too many tokens, 422 if a text is too long and may not be cut.
+    """
+    encoder, limit = current_app.extensions["encoder"], current_app.extensions["settings"].max_tokens
+    started = perf_counter()
+    try:
+        tokens = encoder.tokenize(texts, is_query=is_query, max_tokens=limit, whole=whole)
+    except TooManyTokens:
+        message = f"The texts have more than {limit} tokens together. Send them in several requests."
+        field = param(0).partition("[")[0]
+        raise ApiError("too_many_tokens", message, param=field, details={"limit": limit}) from None
+    logs.note(tokenize_ms=_milliseconds(started))
+    if tokens.truncated and not truncate:
+        most = f"the model's {encoder.max_length} tokens"
+        message = f"Has more than {most}. Shorten it, or leave out 'truncate' to have it cut."
+        details = [{"param": param(index), "message": message} for index in tokens.truncated[:MAX_NAMED]]
+        raise invalid_fields(details, code="text_too_long")
+    return tokens
+
+
+def encode(tokens, *, normalize=True):
+    """The vectors of `TokenizedTexts`, as a float32 array of shape (texts, dimension).
+
+    Raises:
+        ApiError: 503 for a large request beside others.
+    """
+    started = perf_counter()
+    try:
+        vectors = current_app.extensions["encoder"].encode(tokens.ids, normalize=normalize)
+    except Occupied:
+        raise occupied() from None
+    logs.note(
+        texts=len(tokens.ids),
+        tokens=tokens.count,
+        truncated=len(tokens.truncated),
+        encode_ms=_milliseconds(started),
+    )
+    return vectors
+
+
+def respond(tokens, **fields):
+    """The response with these fields in its body, and headers that tell what was done for it."""
+    response = current_app.json.response(**fields)
+    response.headers["X-Texts"] = str(len(tokens.ids))
+    response.headers["X-Tokens"] = str(tokens.count)
+    response.headers["X-Truncated"] = str(len(tokens.truncated))
+    if tokens.truncated:
+        # Proxies give all headers together 4 KB as a rule: the first texts stand for the rest.
+        response.headers["X-Truncated-Texts"] = ",".join(map(str, tokens.truncated[:MAX_NAMED]))
+    timing = [f"{name};dur={g.figures.get(f'{name}_ms', 0)}" for name in ("queue", "tokenize", "encode")]
+    response.headers["Server-Timing"] = ", ".join(timing)
+    return response
+
+
+def _milliseconds(started):
+    return round(1000 * (perf_counter() - started), 2)

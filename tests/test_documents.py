@@ -1,0 +1,38 @@
+"""What the documents say of metrics is what there is."""
+
+import json
+import re
+
+import pytest
+
+from server import ROOT
+
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+DASHBOARD = (ROOT / "docs" / "grafana-dashboard.json").read_text()
+
+
+@pytest.fixture
+def exposed(client):
+    """The names of all metrics, but for the moments of creation, which several processes do not have."""
+    names = re.findall(r"^# TYPE (\S+)", client.get("/metrics").text, re.MULTILINE)
+    return {name for name in names if not name.endswith("_created")}
+
+
+def test_every_metric_is_documented_and_every_documented_one_exists(exposed):
+    table = "\n".join(line for line in OPERATIONS.splitlines() if line.startswith("| `embedding_"))
+    assert set(re.findall(r"`(embedding_\w+)`", table)) == exposed
+
+
+@pytest.mark.parametrize("text", [OPERATIONS, DASHBOARD])
+def test_every_metric_of_alerts_and_dashboard_exists(exposed, text):
+    used = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"\bembedding_[a-z_]+", text)} - {
+        "embedding_api"
+    }
+    assert used <= exposed
+
+
+def test_the_dashboard_is_json_that_grafana_imports():
+    dashboard = json.loads(DASHBOARD)
+    assert dashboard["title"] == "Embedding API"
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"]) > 5
+    assert all(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])

@@ -1,0 +1,23 @@
+"""What the API's description says is what the real service does: all checks of schemathesis."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_the_service_does_what_its_description_says(service, tmp_path):
+    done = subprocess.run(
+        [
+            *(Path(sys.executable).with_name("schemathesis"), "run", f"{service.url}/openapi.json", "--checks=all"),
+            *("--max-examples=100", "--workers=2", "--seed=1", "--no-color"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout
+    tried = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
+    assert tried, done.stdout
+    assert int(tried[1]) == int(tried[2]) >= 1000
