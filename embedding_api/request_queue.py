@@ -98,7 +98,7 @@ class RequestQueue:
         os.ftruncate(file, body_length)
         os.lseek(file, 0, os.SEEK_SET)
         body = open(file, "rb", buffering=0)  # noqa: SIM115 - the reader closes it
-        return WaitingRequest(socket.socket(fileno=client), head, body, time.monotonic() - since)
+        return WaitingRequest(socket.socket(fileno=client), head, body, body_length, time.monotonic() - since)
 
     @property
     def closes(self):
@@ -123,12 +123,14 @@ class WaitingRequest:
         client: the client's socket.
         head: the request line and the headers, as bytes.
         body: a file of the body.
+        size: its length in bytes.
         waited: the seconds it spent in the queue.
     """
 
     client: socket.socket
     head: bytes
     body: io.FileIO
+    size: int
     waited: float
 
 

@@ -13,8 +13,9 @@ from gunicorn.workers.sync import SyncWorker
 from embedding_api import logs, memory, metrics, request_id
 from embedding_api.config import process_settings
 from embedding_api.door import Door
-from embedding_api.errors import CODES, ClientGone, error_body, trace
+from embedding_api.errors import CODES, ClientGone, error_body, occupied, trace
 from embedding_api.exchange import Exchange
+from embedding_api.large_bodies import LARGE_BODIES
 from embedding_api.request_queue import QUEUE
 from embedding_api.visit import unread
 
@@ -22,7 +23,7 @@ from embedding_api.visit import unread
 LOOK_SECONDS = 1
 # File descriptors: a client needs two, and a request that waits two more.
 DESCRIPTORS = 4096
-# An answer of more had a request that took much memory, and so long that giving it back does not matter.
+# A request or an answer of more took much memory, and so long that giving it back does not matter.
 LARGE_BYTES = 64 * 1024
 
 _CODES = {
@@ -91,19 +92,21 @@ class Worker(SyncWorker):
             self.wait(LOOK_SECONDS)
             QUEUE.set_free(self.place, False)
             return
-        if self._serve(request) > LARGE_BYTES:
+        if max(self._serve(request), request.size) > LARGE_BYTES:
             memory.give_back()
 
     def _serve(self, request):
         """Returns the size of a request's answer in bytes."""
         client = request.client
         client.setblocking(False)
-        self._exchange = Exchange(client, request.head, request.body, request.waited)
+        refusal = None if LARGE_BODIES.begin(request.size) else occupied()
+        self._exchange = Exchange(client, request.head, request.body, request.waited, refusal)
         try:
             self.answer(self._exchange, _address(client))
             answer = b"".join(self._exchange.answer)
         finally:
             self._exchange = None
+            LARGE_BODIES.end()
         self._send(client, answer)
         return len(answer)
 
@@ -119,7 +122,7 @@ class Worker(SyncWorker):
             metrics.dropped.labels("gone").inc()
             client.close()
             return
-        self._door.finish(client, answer[sent:])
+        self._door.finish(client, memoryview(answer)[sent:])
 
     def wait(self, timeout):
         if any(descriptor == self.PIPE[0] for descriptor, _ in self._ready.poll(timeout)):

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from embedding_api.config import usable_cores
+from embedding_api.large_bodies import LARGE
 from server import Server, embed_request, is_alive, parse, read, wait_until
 
 
@@ -93,6 +95,19 @@ def test_a_large_body_takes_several_places(start):
         wait_until(lambda: server.metrics()["embedding_requests_waiting"] == 4)
         assert server.embed("a").status == 503
         assert [reply.result().status for reply in accepted] == [200] * 3
+
+
+def test_as_many_large_bodies_as_cores_are_taken_up_at_a_time(start):
+    cores = usable_cores()
+    server = start(workers=cores + 1)
+    large = "abc" + " " * LARGE
+    with ThreadPoolExecutor(cores) as pool:
+        accepted = occupy(server, pool, large, workers=cores)
+        refused = server.embed(large)
+        assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+        assert server.embed("a").status == 200
+        assert [reply.result().status for reply in accepted] == [200] * cores
+    assert server.embed(large).status == 200
 
 
 def test_a_stop_finishes_what_was_accepted_and_says_so_to_the_others(start):
