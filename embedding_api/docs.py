@@ -87,7 +87,7 @@ def _describe(app):
         if hasattr(view, "operation"):
             keyed = secured and rule.endpoint not in app.extensions["open"]
             methods = {method.lower() for method in rule.methods} & {"get", "post"}
-            described = _operation(view, keyed)
+            described = {"tags": [rule.endpoint.partition(".")[0]], **_operation(view, keyed)}
             path = re.sub(r"<(?:[^<>:]+:)?([^<>]+)>", r"{\1}", rule.rule)
             spec.path(path, operations=dict.fromkeys(methods, described), parameters=_parameters(view))
     return spec.to_dict()
