@@ -2,7 +2,20 @@
 
 from flask import Flask
 
-from embedding_api import access, docs, embed, errors, health, logs, metrics, openai, request_id, similarity, tokenize
+from embedding_api import (
+    access,
+    docs,
+    embed,
+    errors,
+    health,
+    logs,
+    metrics,
+    openai,
+    request_id,
+    similarity,
+    static_files,
+    tokenize,
+)
 from embedding_api.config import Settings
 from embedding_api.encoder.loading import load_encoder
 from embedding_api.json_provider import OrjsonProvider
@@ -25,7 +38,9 @@ def create_app(settings=None, encoder=None):
     if encoder is None:
         encoder = load_encoder(settings)
 
-    app = Flask(__name__)
+    app = Flask(__name__, static_folder=None)
+    # A redirect would be HTML.
+    app.url_map.merge_slashes = False
     app.json = OrjsonProvider(app)
     app.extensions["settings"] = settings
     app.extensions["encoder"] = encoder
@@ -35,7 +50,7 @@ def create_app(settings=None, encoder=None):
     errors.init_app(app)
     access.init_app(app)
     app.before_request(errors.raise_refusal)
-    for resource in (embed, openai, similarity, tokenize, health):
+    for resource in (embed, openai, similarity, tokenize, health, static_files):
         app.register_blueprint(resource.blueprint)
     docs.init_app(app)
     return app

@@ -10,13 +10,15 @@ from flask_cors import CORS
 from embedding_api.errors import ApiError
 
 # Probes and people who look for how to call have no keys, and what they are told is no secret.
-_OPEN = {"health.index", "health.health", "health.ready", "docs.openapi", "docs.page", "docs.asset", "static"}
+_PROBES = {"health.index", "health.health", "health.ready"}
+_PAGES = {"docs.page", "docs.asset", "docs.openapi", "static_files.file"}
+_OPEN = _PROBES | _PAGES
 
 
 def init_app(app):
     settings = app.extensions["settings"]
+    app.extensions["open"] = _OPEN | {"metrics.metrics"} if settings.open_metrics else _OPEN
     if settings.api_keys:
-        app.extensions["open"] = _OPEN | {"metrics.metrics"} if settings.open_metrics else _OPEN
         app.extensions["api_keys"] = [_digest(key) for key in settings.api_keys]
         app.before_request(_check_key)
     if settings.cors_origins:

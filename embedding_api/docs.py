@@ -7,12 +7,13 @@ from importlib.resources import files
 import orjson
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
-from flask import Blueprint, Response, current_app, render_template, send_from_directory
+from flask import Blueprint, Response, current_app, render_template
 
 import embedding_api
 from embedding_api.errors import CODES, error_body
 from embedding_api.operation import operation
 from embedding_api.schemas import ErrorResponse
+from embedding_api.static_files import send_static
 
 blueprint = Blueprint("docs", __name__)
 
@@ -24,10 +25,9 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
     " frame-ancestors 'self' https://huggingface.co; base-uri 'none'; form-action 'none'"
 )
-_ASSET_SECONDS = 24 * 60 * 60
 
 # What may go wrong with any request, and with one that has a body.
-_ANY = (400, 405, 408, 414, 417, 431, 500)
+_ANY = (400, 403, 405, 408, 414, 417, 431, 500)
 _BODY = (413, 415, 422, 499, 503)
 
 _HEADERS = {
@@ -63,7 +63,7 @@ def page():
 
 @blueprint.get(f"/docs/<any({', '.join(map(repr, _ASSETS))}):name>")
 def asset(name):
-    return send_from_directory(str(_SWAGGER_UI), name, max_age=_ASSET_SECONDS)
+    return send_static(_SWAGGER_UI, name)
 
 
 def _describe(app):
@@ -75,6 +75,8 @@ def _describe(app):
         openapi_version="3.1.0",
         plugins=[plugin],
         info={"description": "Turns texts into vectors for search, clustering and classification."},
+        # Where this description is, which may be behind a proxy's prefix.
+        servers=[{"url": "."}],
     )
     plugin.converter.add_attribute_function(_own_description)
     secured = bool(app.extensions["settings"].api_keys)
@@ -96,18 +98,19 @@ def _describe(app):
 def _operation(view, keyed):
     about = view.operation
     described = {"summary": about["summary"], "operationId": view.__name__}
-    statuses, headers = {*_ANY, *about["errors"]}, _ALWAYS
+    statuses = {*_ANY, *about["errors"]}
     if keyed:
         described["security"] = [{"key": []}]
         statuses.add(401)
     if about["request"]:
         statuses.update(_BODY)
         described["requestBody"] = {"required": True, "content": _content("application/json", about["request"])}
-        if "truncate" in about["request"]._declared_fields:
-            headers = tuple(_HEADERS)
     success = {
         "description": "Done.",
-        "headers": {name: _header(name, required=name != "X-Truncated-Texts") for name in headers},
+        "headers": {
+            name: _header(name, required=name != "X-Truncated-Texts")
+            for name in (_HEADERS if about["counts"] else _ALWAYS)
+        },
         "content": _content(about["kind"], about["response"]),
     }
     return described | {"responses": {"200": success, **{str(status): str(status) for status in sorted(statuses)}}}

@@ -12,7 +12,7 @@ _request_schema = EmbedRequest()
 
 
 @blueprint.post("/embed")
-@operation("Turn texts into vectors", request=EmbedRequest, response=EmbedResponse)
+@operation("Turn texts into vectors", request=EmbedRequest, response=EmbedResponse, counts=True)
 def embed():
     payload = load_payload(_request_schema)
     encoder = current_app.extensions["encoder"]

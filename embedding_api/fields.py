@@ -7,7 +7,8 @@ from marshmallow import ValidationError, fields, validate
 MAX_NAMED = 20
 
 # What str.strip() leaves nothing of is blank.
-_NOT_BLANK = {"type": "string", "pattern": r"\S"}
+# To JavaScript, whose regular expressions these are, white space is a little less, and the byte order mark is some.
+_NOT_BLANK = {"type": "string", "pattern": r"[^\s\x1c-\x1f\x85]|\ufeff"}
 
 
 class StrictBoolean(fields.Field):
@@ -16,7 +17,7 @@ class StrictBoolean(fields.Field):
     default_error_messages = {"invalid": "Must be true or false.", "null": "Must be true or false."}
 
     def openapi(self):
-        return {"type": "boolean"}
+        return {"type": ["boolean", "null"] if self.allow_none else "boolean"}
 
     def _deserialize(self, value, attr, data, **kwargs):
         if not isinstance(value, bool):
@@ -27,20 +28,14 @@ class StrictBoolean(fields.Field):
 class Text(fields.Field):
     """A string that is not blank."""
 
-    default_error_messages = {
-        "null": "Must be a string.",
-        "invalid": "Must be a string.",
-        "blank": "Must not be blank.",
-    }
+    default_error_messages = {"null": "Must be a string."}
 
     def openapi(self):
         return _NOT_BLANK
 
     def _deserialize(self, value, attr, data, **kwargs):
-        if not isinstance(value, str):
-            raise self.make_error("invalid")
-        if not value.strip():
-            raise self.make_error("blank")
+        if mistake := _mistake(value):
+            raise ValidationError(mistake)
         return value
 
 
@@ -61,8 +56,8 @@ class Texts(fields.Field):
 
     def _deserialize(self, value, attr, data, **kwargs):
         if isinstance(value, str):
-            if not value.strip():
-                raise ValidationError("Must not be blank.")
+            if mistake := _mistake(value):
+                raise ValidationError(mistake)
             return [value]
         if not isinstance(value, list):
             raise self.make_error("invalid")
@@ -72,15 +67,19 @@ class Texts(fields.Field):
             raise self.make_error("too_many", count=len(value), limit=max_texts())
         mistakes = {}
         for index, text in enumerate(value):
-            if not isinstance(text, str):
-                mistakes[index] = ["Must be a string."]
-            elif not text.strip():
-                mistakes[index] = ["Must not be blank."]
+            if mistake := _mistake(text):
+                mistakes[index] = [mistake]
             if len(mistakes) == MAX_NAMED:
                 break
         if mistakes:
             raise ValidationError(mistakes)
         return value
+
+
+def _mistake(text):
+    if not isinstance(text, str):
+        return "Must be a string."
+    return None if text.strip() else "Must not be blank."
 
 
 def choice(default, *choices, **metadata):
@@ -108,11 +107,6 @@ class PerTextOrPair(fields.Field):
 def max_texts():
     """The most texts in a request."""
     return current_app.extensions["settings"].max_texts
-
-
-def model_name():
-    """The name that responses carry."""
-    return current_app.extensions["encoder"].model_name
 
 
 def dimension():

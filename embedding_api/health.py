@@ -40,7 +40,8 @@ def ready():
     if QUEUE.closes:
         raise stopping()
     if not current_app.extensions["encoder"].is_sane():
-        raise ApiError("not_ready", "The model no longer gives the vectors it gave at the start. Restart the service.")
+        message = "The model no longer gives the vectors it gave at the start. Restart the service."
+        raise ApiError("not_ready", message, headers=[("Retry-After", "5")])
     return {"status": "ready"}
 
 

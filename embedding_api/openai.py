@@ -6,13 +6,12 @@ from base64 import b64encode
 from flask import Blueprint, current_app
 
 from embedding_api import vectors
+from embedding_api.errors import ApiError
 from embedding_api.openai_schemas import (
     OpenAIEmbeddingsRequest,
     OpenAIEmbeddingsResponse,
     OpenAIModel,
     OpenAIModels,
-    check_model,
-    served_models,
 )
 from embedding_api.operation import operation
 from embedding_api.payload import load_payload
@@ -23,14 +22,22 @@ _loaded = int(time.time())
 
 
 @blueprint.post("/embeddings")
-@operation("Turn texts into vectors, as OpenAI's API does", OpenAIEmbeddingsRequest, OpenAIEmbeddingsResponse)
-def embeddings():
+@operation(
+    "Turn texts into vectors, as OpenAI's API does",
+    request=OpenAIEmbeddingsRequest,
+    response=OpenAIEmbeddingsResponse,
+    errors=(404,),
+    counts=True,
+)
+def create_embeddings():
     payload = load_payload(_request_schema)
+    if current_app.extensions["settings"].accept_models == "served" and payload["model"] is not None:
+        _check(payload["model"])
     tokens = vectors.tokenize(
         payload["input"],
+        name="input[{}]",
         is_query=payload["input_type"] == "query",
-        truncate=payload["truncate"],
-        param=lambda index: f"input[{index}]",
+        truncate=payload["truncate"] is not False,
     )
     embeddings = vectors.encode(tokens)
     if payload["encoding_format"] == "base64":
@@ -42,25 +49,39 @@ def embeddings():
             {"object": "embedding", "index": index, "embedding": embedding}
             for index, embedding in enumerate(embeddings)
         ],
-        model=current_app.extensions["encoder"].model_name,
+        model=_served(),
         usage={"prompt_tokens": tokens.count, "total_tokens": tokens.count},
     )
 
 
 @blueprint.get("/models")
 @operation("The model, as OpenAI's API lists them", response=OpenAIModels)
-def models():
+def list_models():
     return {"object": "list", "data": [_model()]}
 
 
 @blueprint.get("/models/<path:model>")
-@operation("The model, by its name", response=OpenAIModel, errors=(404,), parameters={"model": served_models})
-def model(model):
-    check_model(model)
+@operation(
+    "The model, by its name",
+    response=OpenAIModel,
+    errors=(404,),
+    parameters={"model": lambda: {"type": "string", "enum": [_served()]}},
+)
+def retrieve_model(model):
+    _check(model)
     return _model()
 
 
 def _model():
-    name = current_app.extensions["encoder"].model_name
-    owner = name.rpartition("/")[0] or "local"
-    return {"id": name, "object": "model", "created": _loaded, "owned_by": owner}
+    owner = _served().rpartition("/")[0] or "local"
+    return {"id": _served(), "object": "model", "created": _loaded, "owned_by": owner}
+
+
+def _check(name):
+    if name != _served():
+        message = f"The model '{name[:100]}' is not served here. Ask for '{_served()}'."
+        raise ApiError("model_not_found", message, param="model")
+
+
+def _served():
+    return current_app.extensions["encoder"].model_name

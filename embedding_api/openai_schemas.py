@@ -1,25 +1,33 @@
 """OpenAI's requests and responses (https://platform.openai.com/docs/api-reference/embeddings)."""
 
-from flask import current_app
+import re
+
 from marshmallow import fields
 
+from embedding_api.config import DEFAULT_MODEL
 from embedding_api.errors import ApiError
-from embedding_api.fields import StrictBoolean, Texts, choice, dimension, model_name
-from embedding_api.schemas import MODEL, TEXTS, TRUNCATE, VECTOR, ResponseSchema, StrictSchema, array
+from embedding_api.fields import StrictBoolean, Texts, choice, dimension
+from embedding_api.schemas import TEXTS, TRUNCATE, VECTOR, ResponseSchema, StrictSchema, array
+
+_TOKEN_IDS = re.compile(rb'"input"\s*:\s*\[[\s\[\],]*\d')
 
 
 class OpenAIInput(Texts):
-    """Texts as OpenAI's clients send them."""
+    """Texts as OpenAI's clients send them. Token ids raise an ApiError at once, whatever else is wrong."""
 
     def _deserialize(self, value, attr, data, **kwargs):
-        several = isinstance(value, list) and value and isinstance(value[0], list)
-        ids = value[0] if several else value
-        if isinstance(ids, list) and ids and type(ids[0]) is int:
-            # They are numbers in another model's vocabulary: the vectors would be wrong, and nobody would know.
-            message = "The input is token ids, which mean nothing to this model. Send texts."
-            hint = "LangChain does with OpenAIEmbeddings(check_embedding_ctx_length=False)."
-            raise ApiError("token_ids", f"{message} {hint}", param=self.name)
+        if isinstance(value, list):
+            first = next((item for item in value if item != []), None)
+            if type(first[0] if isinstance(first, list) else first) is int:
+                raise token_ids()
         return super()._deserialize(value, attr, data, **kwargs)
+
+
+def token_ids():
+    """The error for them: they are numbers in another model's vocabulary, and the vectors would be silently wrong."""
+    message = "The input is token ids, which mean nothing to this model. Send texts."
+    hint = "LangChain does with OpenAIEmbeddings(check_embedding_ctx_length=False)."
+    return ApiError("token_ids", f"{message} {hint}", param="input")
 
 
 class Dimensions(fields.Field):
@@ -40,44 +48,17 @@ class Dimensions(fields.Field):
         return value
 
 
-class ServedModel(fields.String):
-    """A model's name; whether it must be the right one is for the operator to say."""
-
-    def openapi(self):
-        return {"enum": [model_name(), None]} if _only_served() else {}
-
-    def _deserialize(self, value, attr, data, **kwargs):
-        name = super()._deserialize(value, attr, data, **kwargs)
-        if _only_served():
-            check_model(name)
-        return name
-
-
-def _only_served():
-    return current_app.extensions["settings"].accept_models == "served"
-
-
-def served_models():
-    """The JSON schema of a model's name."""
-    return {"type": "string", "enum": [model_name()]}
-
-
-def check_model(name):
-    """Raises ApiError where another model than the one that is served is asked for."""
-    if name != model_name():
-        message = f"The model '{name[:100]}' is not served here. Ask for '{model_name()}'."
-        raise ApiError("model_not_found", message, param="model")
-
-
 class OpenAIEmbeddingsRequest(StrictSchema):
     examples = {
-        "documents": {"model": "BAAI/bge-small-en-v1.5", "input": ["A cat sat on the mat.", "Stocks fell on Monday."]},
-        "query": {"model": "BAAI/bge-small-en-v1.5", "input": "where did the cat sit?", "input_type": "query"},
+        "documents": {"input": ["A cat sat on the mat.", "Stocks fell on Monday."]},
+        "query": {"input": "where did the cat sit?", "input_type": "query"},
     }
 
     input = OpenAIInput(required=True, metadata=TEXTS)
-    model = ServedModel(
-        load_default=None, allow_none=True, metadata={"description": "Answers carry the name of the model served."}
+    model = fields.String(
+        load_default=None,
+        allow_none=True,
+        metadata={"description": "Any name, unless the service takes its own only. Answers have the name served."},
     )
     encoding_format = choice(
         "float", "float", "base64", description="`base64`: the bytes of little-endian float32 numbers."
@@ -92,7 +73,14 @@ class OpenAIEmbeddingsRequest(StrictSchema):
         "document",
         description="What is searched with, or in; not in OpenAI's API. A query gets the model's query prompt.",
     )
-    truncate = StrictBoolean(load_default=True, metadata={"description": f"{TRUNCATE} Not in OpenAI's API."})
+    truncate = StrictBoolean(
+        load_default=True, allow_none=True, metadata={"description": f"{TRUNCATE} Not in OpenAI's API."}
+    )
+
+    def look_at(self, body):
+        # Some documents as token ids are more values than a body may hold.
+        if _TOKEN_IDS.search(body):
+            raise token_ids()
 
 
 class _Vector(fields.Field):
@@ -118,7 +106,7 @@ class OpenAIEmbeddingsResponse(ResponseSchema):
         "the first numbers of it": {
             "object": "list",
             "data": [{"object": "embedding", "index": 0, "embedding": VECTOR}],
-            "model": MODEL,
+            "model": DEFAULT_MODEL,
             "usage": {"prompt_tokens": 9, "total_tokens": 9},
         }
     }
@@ -130,7 +118,7 @@ class OpenAIEmbeddingsResponse(ResponseSchema):
 
 
 class OpenAIModel(ResponseSchema):
-    examples = {"the default": {"id": MODEL, "object": "model", "created": 1763856000, "owned_by": "BAAI"}}
+    examples = {"the default": {"id": DEFAULT_MODEL, "object": "model", "created": 1763856000, "owned_by": "BAAI"}}
 
     id = fields.String(required=True)
     object = fields.String(required=True)

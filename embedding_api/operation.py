@@ -1,7 +1,7 @@
 """What the API's description says of a view, beside it."""
 
 
-def operation(summary, request=None, response=None, errors=(), kind="application/json", parameters=None):
+def operation(summary, request=None, response=None, errors=(), kind="application/json", parameters=None, counts=False):
     """A decorator that describes a view.
 
     Args:
@@ -9,6 +9,7 @@ def operation(summary, request=None, response=None, errors=(), kind="application
         response: the schema of what it answers with, if that is JSON of one kind.
         errors: statuses of errors beyond those of any request.
         kind: the content type of what it answers.
+        counts: whether headers tell what was computed.
         parameters: for each parameter in its path, what makes its JSON schema.
     """
 
@@ -20,6 +21,7 @@ def operation(summary, request=None, response=None, errors=(), kind="application
             "errors": errors,
             "kind": kind,
             "parameters": parameters or {},
+            "counts": counts,
         }
         return view
 

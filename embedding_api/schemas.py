@@ -6,6 +6,7 @@ from math import isqrt
 import orjson
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
 
+from embedding_api.config import DEFAULT_MODEL
 from embedding_api.fields import PerTextOrPair, StrictBoolean, Text, Texts, dimension, max_texts
 
 
@@ -21,6 +22,9 @@ class StrictSchema(Schema):
     @property
     def example_json(self):
         return orjson.dumps(next(iter(self.examples.values()))).decode()
+
+    def look_at(self, body):
+        """Find a better error for a body, as bytes, that holds too many values to parse them."""
 
     def handle_error(self, error, data, **kwargs):
         if isinstance(data, dict):
@@ -102,8 +106,7 @@ class ResponseSchema(Schema):
         unknown = EXCLUDE
 
 
-VECTOR = [0.0302, -0.0152, 0.0188]
-MODEL = "BAAI/bge-small-en-v1.5"
+VECTOR = [0.03016708, -0.015151003, 0.015318161]
 
 
 def array(inner, description):
@@ -111,7 +114,7 @@ def array(inner, description):
 
 
 class EmbedResponse(ResponseSchema):
-    examples = {"the first numbers of it": {"embeddings": [VECTOR], "model": MODEL, "dimension": 384}}
+    examples = {"the first numbers of it": {"embeddings": [VECTOR], "model": DEFAULT_MODEL, "dimension": 384}}
 
     embeddings = array(fields.List(fields.Float()), "A vector for each text, in their order.")
     model = fields.String(required=True)
@@ -133,7 +136,7 @@ class TokenizeResponse(ResponseSchema):
                 {"ids": [101, 1037, 4937, 2938, 2006, 1996, 13523, 1012, 102], "count": 9, "truncated": False},
                 {"ids": [101, 15768, 3062, 2006, 6928, 1012, 102], "count": 7, "truncated": False},
             ],
-            "model": MODEL,
+            "model": DEFAULT_MODEL,
             "max_length": 512,
         }
     }
@@ -145,10 +148,10 @@ class TokenizeResponse(ResponseSchema):
 
 class SimilarityResponse(ResponseSchema):
     examples = {
-        "a query and texts": {"scores": [0.4532, 0.8271], "ranking": [1, 0], "model": MODEL},
+        "a query and texts": {"scores": [0.388442, 0.729456], "ranking": [1, 0], "model": DEFAULT_MODEL},
         "texts and each other": {
-            "scores": [[1.0, 0.8011, 0.4436], [0.8011, 1.0, 0.4608], [0.4436, 0.4608, 1.0]],
-            "model": MODEL,
+            "scores": [[1.0, 0.758911, 0.418196], [0.758911, 1.0, 0.363983], [0.418196, 0.363983, 1.0]],
+            "model": DEFAULT_MODEL,
         },
     }
 
@@ -165,7 +168,7 @@ class SimilarityResponse(ResponseSchema):
 
 class _Error(ResponseSchema):
     message = fields.String(required=True, metadata={"description": "What is wrong and how to mend it."})
-    type = fields.String(required=True, validate=validate.OneOf(["invalid_request_error", "server_error"]), metadata={})
+    type = fields.String(required=True, validate=validate.OneOf(["invalid_request_error", "server_error"]))
     param = fields.String(required=True, allow_none=True, metadata={"description": "The field at fault."})
     code = fields.String(required=True, metadata={"description": "A short name for programs."})
     details = fields.Raw(required=True, metadata={"description": "More, such as a list of all fields at fault."})

@@ -11,14 +11,14 @@ from embedding_api.fields import MAX_NAMED
 from embedding_api.payload import invalid_fields
 
 
-def tokenize(texts, *, is_query=False, truncate=True, whole=False, param=lambda index: f"texts[{index}]"):
+def tokenize(texts, *, name="texts[{}]", is_query=False, truncate=True, whole=False):
     """A request's texts as `TokenizedTexts`.
 
     Args:
+        name: what errors call a text; its index goes into the braces.
         is_query: whether they get the query prompt.
         truncate: whether texts may be cut.
         whole: whether to count what is cut as well.
-        param: the name of a text in errors, by its index.
 
     Raises:
         ApiError: 413 if there are too many tokens, 422 if a text is too long and may not be cut.
@@ -28,14 +28,13 @@ def tokenize(texts, *, is_query=False, truncate=True, whole=False, param=lambda 
     try:
         tokens = encoder.tokenize(texts, is_query=is_query, max_tokens=limit, whole=whole)
     except TooManyTokens:
-        message = f"The texts have more than {limit} tokens together. Send them in several requests."
-        field = param(0).partition("[")[0]
-        raise ApiError("too_many_tokens", message, param=field, details={"limit": limit}) from None
-    logs.note(tokenize_ms=_milliseconds(started))
+        message = f"The texts have more than {limit} tokens together. Send fewer or shorter ones in a request."
+        raise ApiError("too_many_tokens", message, param=name.partition("[")[0], details={"limit": limit}) from None
+    g.tokenize_ms = g.get("tokenize_ms", 0) + _milliseconds(started)
     if tokens.truncated and not truncate:
         most = f"the model's {encoder.max_length} tokens"
         message = f"Has more than {most}. Shorten it, or leave out 'truncate' to have it cut."
-        details = [{"param": param(index), "message": message} for index in tokens.truncated[:MAX_NAMED]]
+        details = [{"param": name.format(index), "message": message} for index in tokens.truncated[:MAX_NAMED]]
         raise invalid_fields(details, code="text_too_long")
     return tokens
 
@@ -55,7 +54,8 @@ def encode(tokens, *, normalize=True):
         texts=len(tokens.ids),
         tokens=tokens.count,
         truncated=len(tokens.truncated),
-        encode_ms=_milliseconds(started),
+        tokenize_ms=round(g.tokenize_ms, 2),
+        encode_ms=round(_milliseconds(started), 2),
     )
     return vectors
 
@@ -75,4 +75,4 @@ def respond(tokens, **fields):
 
 
 def _milliseconds(started):
-    return round(1000 * (perf_counter() - started), 2)
+    return 1000 * (perf_counter() - started)

@@ -111,10 +111,13 @@ class Server:
         return connection
 
     def embed(self, texts, timeout=300, **fields):
-        """POST /embed, and its reply, for which to wait so many seconds."""
-        body = json.dumps({"texts": texts, **fields}).encode()
-        request = urllib.request.Request(self.url + "/embed", body, {"Content-Type": "application/json"})
-        return _fetch(request, timeout)
+        """POST /embed, and its reply."""
+        return self.post("/embed", {"texts": texts, **fields}, timeout)
+
+    def post(self, path, fields, timeout=300):
+        """POST fields as JSON, and the reply, for which to wait so many seconds."""
+        headers = {"Content-Type": "application/json"}
+        return _fetch(urllib.request.Request(self.url + path, json.dumps(fields).encode(), headers), timeout)
 
     def raw(self, data, half_close=False):
         """Send bytes as they are; what comes back until the connection closes."""

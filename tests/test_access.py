@@ -55,9 +55,28 @@ def test_a_body_is_not_looked_at_without_a_key(client):
     assert client.post("/embed", data=b"{", content_type="text/plain").status_code == 401
 
 
-@pytest.mark.parametrize(("path", "status"), [("/", 200), ("/health", 200), ("/ready", 200), ("/nothing", 404)])
-def test_probes_need_no_key(client, path, status):
-    assert client.get(path).status_code == status
+OPEN = ["/", "/health", "/ready", "/docs", "/docs/swagger-ui.css", "/static/docs.js", "/openapi.json"]
+
+
+@pytest.mark.parametrize("path", OPEN)
+def test_probes_and_pages_need_no_key(client, path):
+    with client.get(path) as reply:
+        assert reply.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/info", "/metrics", "/v1/models", "/v1/models/tiny"])
+def test_what_else_can_be_read_needs_a_key(client, path):
+    assert client.get(path).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/embed", "/v1/embeddings", "/similarity", "/tokenize"])
+def test_what_is_computed_needs_a_key(client, path):
+    assert client.post(path, json={"texts": "a"}).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/static/nothing.js", "/docs/nothing.js", "/v1//models"])
+def test_what_is_not_there_needs_none(client, path):
+    assert client.get(path).status_code == 404
 
 
 def test_without_keys_everybody_may_call(settings):

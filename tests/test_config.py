@@ -18,6 +18,7 @@ def test_defaults():
     assert (settings.model, settings.revision, settings.model_name, settings.query_prompt) == (None,) * 4
     assert (settings.max_texts, settings.max_body_bytes, settings.max_tokens) == (2048, 8388608, 131072)
     assert settings.bind == "127.0.0.1:7860"
+    assert settings.accept_models == "any"
 
 
 def test_environment_is_read(monkeypatch):
@@ -25,7 +26,9 @@ def test_environment_is_read(monkeypatch):
     monkeypatch.setenv("EMBEDDING_MODEL_NAME", "ours")
     monkeypatch.setenv("EMBEDDING_REVISION", "v2")
     monkeypatch.setenv("EMBEDDING_MAX_TEXTS", "7")
+    monkeypatch.setenv("EMBEDDING_ACCEPT_MODELS", "served")
     settings = Settings.from_env()
+    assert settings.accept_models == "served"
     assert (settings.model, settings.model_name, settings.revision, settings.max_texts) == (
         "owner/name",
         "ours",

@@ -23,6 +23,7 @@ def test_every_path_is_described(app, description):
     assert description["openapi"].startswith("3.1.")
 
 
+@pytest.mark.parametrize("models", ["any", "served"])
 @pytest.mark.parametrize(
     ("path", "schema"),
     [
@@ -32,8 +33,9 @@ def test_every_path_is_described(app, description):
         ("/tokenize", TokenizeRequest),
     ],
 )
-def test_examples_of_requests_work(settings, description, path, schema):
-    client = create_app(dataclasses.replace(settings, max_tokens=1000), tiny_encoder()).test_client()
+def test_examples_of_requests_work(settings, description, path, schema, models):
+    settings = dataclasses.replace(settings, max_tokens=1000, accept_models=models)
+    client = create_app(settings, tiny_encoder()).test_client()
     assert schema.examples
     for example in description["paths"][path]["post"]["requestBody"]["content"]["application/json"][
         "examples"
@@ -74,13 +76,19 @@ def test_keys_are_described_where_they_are_set(settings, description):
 def test_the_page_needs_nothing_from_elsewhere(client):
     page = client.get("/docs")
     assert page.content_type.startswith("text/html")
-    assert "unsafe" not in page.headers["Content-Security-Policy"]
+    assert page.headers["Content-Security-Policy"] == (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
+        " frame-ancestors 'self' https://huggingface.co; base-uri 'none'; form-action 'none'"
+    )
     needed = re.findall(r'(?:src|href)="([^"]+)"', page.text)
     assert len(needed) == 5
     for path in needed:
-        with client.get(path) as answer:
+        # As seen from /docs, and without the host, so that it works behind a proxy's prefix.
+        assert not path.startswith(("/", "http"))
+        with client.get("/" + path) as answer:
             assert answer.status_code == 200
             assert answer.data
+            assert path == "openapi.json" or answer.headers["Cache-Control"] == "public, max-age=86400"
 
 
 def test_only_the_files_of_the_page_are_served(client):

@@ -52,7 +52,7 @@ def test_a_query_gets_the_prompt(client):
 
 
 def test_what_others_may_leave_empty_is_as_if_left_out(client):
-    optional = dict.fromkeys(["model", "encoding_format", "dimensions", "user", "input_type"])
+    optional = dict.fromkeys(["model", "encoding_format", "dimensions", "user", "input_type", "truncate"])
     assert vectors(embeddings(client, "abc", **optional)) == embed(client, "abc")
     assert client.post("/v1/embeddings", json={"input": "abc"}).status_code == 200
 
@@ -70,7 +70,7 @@ def test_other_dimensions(client, dimensions):
     assert "8 dimensions" in response.json["error"]["message"]
 
 
-@pytest.mark.parametrize("ids", [[1, 2], [[1, 2], [3]], [101]])
+@pytest.mark.parametrize("ids", [[1, 2], [[1, 2], [3]], [101], [[], [1]], [1] * 2000, [[1] * 1000] * 2])
 def test_token_ids_are_refused_with_the_way_out(client, ids):
     response = embeddings(client, ids)
     assert_error(response, 400, "token_ids")
@@ -145,3 +145,7 @@ def test_a_model_with_an_owner(settings, path):
     client = create_app(settings, encoder).test_client()
     assert client.get(path).json["id"] == "org/tiny"
     assert client.get(path).json["owned_by"] == "org"
+
+
+def test_many_other_values_are_not_taken_for_token_ids(client):
+    assert_error(embeddings(client, ["a"] * 1900), 422, "invalid_fields")

@@ -10,6 +10,14 @@ import numpy as np
 import pytest
 
 from embedding_api.config import usable_cores
+from embedding_api.schemas import (
+    EmbedRequest,
+    EmbedResponse,
+    SimilarityRequest,
+    SimilarityResponse,
+    TokenizeRequest,
+    TokenizeResponse,
+)
 from server import Server, parse, post, wait_until
 
 HELLO = b'{"texts": "hello world"}'
@@ -77,6 +85,37 @@ def test_known_numbers(service):
     assert reply.json["embeddings"][0][:3] == pytest.approx([0.0151961, -0.0225707, 0.0085471], abs=2e-6)
     assert reply.json["model"] == "BAAI/bge-small-en-v1.5"
     assert reply.json["dimension"] == 384
+
+
+@pytest.mark.bge
+@pytest.mark.parametrize(
+    ("path", "schema", "answer"),
+    [("/similarity", SimilarityRequest, SimilarityResponse), ("/tokenize", TokenizeRequest, TokenizeResponse)],
+)
+def test_examples_are_what_the_service_answers(service, path, schema, answer):
+    for name, example in schema.examples.items():
+        expected = answer.examples[name]
+        reply = service.post(path, example).json
+        assert list(reply) == list(expected)
+        if "scores" in reply:
+            assert np.array(reply.pop("scores")) == pytest.approx(np.array(expected["scores"]), abs=2e-6)
+        assert reply.items() <= expected.items()
+
+
+@pytest.mark.bge
+def test_the_example_of_a_vector_is_one(service):
+    [text, *_] = EmbedRequest.examples["documents"]["texts"]
+    [example] = EmbedResponse.examples.values()
+    assert service.embed(text).json["embeddings"][0][:3] == pytest.approx(example["embeddings"][0], abs=2e-6)
+
+
+@pytest.mark.parametrize("count", [3, 6, 11, 40])
+def test_equal_texts_have_equal_scores_and_keep_their_order(service, count):
+    for fields in ({"query": "some query"}, {}):
+        reply = service.post("/similarity", {"texts": ["A cat sat on the mat."] * count, "rank": True, **fields}).json
+        assert len(set(np.array(reply["scores"]).flat)) == 1
+        ranking = np.array(reply["ranking"])
+        assert np.array_equal(ranking, np.sort(ranking))
 
 
 def test_health_and_index(service, model):

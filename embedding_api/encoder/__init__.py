@@ -30,6 +30,9 @@ class TokenizedTexts:
         lengths = enumerate(zip(self.ids, self.lengths, strict=True))
         return [index for index, (ids, length) in lengths if length > len(ids)]
 
+    def __add__(self, other):
+        return TokenizedTexts(self.ids + other.ids, self.lengths + other.lengths)
+
     @property
     def count(self):
         """The number of tokens of all texts."""

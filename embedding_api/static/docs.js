@@ -1,7 +1,6 @@
-const main = document.getElementById("docs");
 SwaggerUIBundle({
-  domNode: main,
-  url: main.dataset.description,
+  dom_id: "#docs",
+  url: "openapi.json",
   deepLinking: true,
   displayRequestDuration: true,
   // The default validator is another site's, which would be sent the description.
