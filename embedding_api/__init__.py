@@ -11,9 +11,9 @@ from embedding_api import (
     logs,
     metrics,
     openai,
+    pages,
     request_id,
     similarity,
-    static_files,
     tokenize,
 )
 from embedding_api.config import Settings
@@ -50,7 +50,7 @@ def create_app(settings=None, encoder=None):
     errors.init_app(app)
     access.init_app(app)
     app.before_request(errors.raise_refusal)
-    for resource in (embed, openai, similarity, tokenize, health, static_files):
+    for resource in (embed, openai, similarity, tokenize, health, pages):
         app.register_blueprint(resource.blueprint)
     docs.init_app(app)
     return app

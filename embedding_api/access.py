@@ -10,8 +10,8 @@ from flask_cors import CORS
 from embedding_api.errors import ApiError
 
 # Probes and people who look for how to call have no keys, and what they are told is no secret.
-_PROBES = {"health.index", "health.health", "health.ready"}
-_PAGES = {"docs.page", "docs.asset", "docs.openapi", "static_files.file"}
+_PROBES = {"health.health", "health.ready"}
+_PAGES = {"pages.index", "pages.file", "docs.page", "docs.asset", "docs.openapi"}
 _OPEN = _PROBES | _PAGES
 
 

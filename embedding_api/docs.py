@@ -7,13 +7,13 @@ from importlib.resources import files
 import orjson
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
-from flask import Blueprint, Response, current_app, render_template
+from flask import Blueprint, Response, current_app
 
 import embedding_api
 from embedding_api.errors import CODES, error_body
 from embedding_api.operation import operation
+from embedding_api.pages import render, send
 from embedding_api.schemas import ErrorResponse
-from embedding_api.static_files import send_static
 
 blueprint = Blueprint("docs", __name__)
 
@@ -21,10 +21,6 @@ blueprint = Blueprint("docs", __name__)
 _SWAGGER_UI = files("flask_swagger_ui") / "dist"
 _ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
 _VERSION = version("flask-swagger-ui")
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
-    " frame-ancestors 'self' https://huggingface.co; base-uri 'none'; form-action 'none'"
-)
 
 # What may go wrong with any request, and with one that has a body.
 _ANY = (400, 403, 405, 408, 414, 417, 431, 500)
@@ -56,14 +52,12 @@ def openapi():
 @blueprint.get("/docs")
 @operation("A page to try it on", kind="text/html")
 def page():
-    response = Response(render_template("docs.html", version=_VERSION))
-    response.headers["Content-Security-Policy"] = _POLICY
-    return response
+    return render("docs.html", swagger=_VERSION)
 
 
-@blueprint.get(f"/docs/<any({', '.join(map(repr, _ASSETS))}):name>")
-def asset(name):
-    return send_static(_SWAGGER_UI, name)
+@blueprint.get(f"/docs/<version>/<any({', '.join(map(repr, _ASSETS))}):name>")
+def asset(version, name):
+    return send(_SWAGGER_UI, name)
 
 
 def _describe(app):

@@ -1,4 +1,4 @@
-"""`GET /health`: it is alive. `GET /ready`: it computes right vectors. `GET /`, `GET /info`: what it is."""
+"""`GET /health`: it is alive. `GET /ready`: it computes right vectors. `GET /info`: what it is."""
 
 from flask import Blueprint, current_app
 
@@ -8,24 +8,6 @@ from embedding_api.operation import operation
 from embedding_api.request_queue import QUEUE
 
 blueprint = Blueprint("health", __name__)
-
-
-@blueprint.get("/")
-@operation("What there is")
-def index():
-    return {
-        "message": 'This is an embedding API: POST {"texts": ["…"]} to /embed and get a vector for each text.',
-        "embed": "/embed",
-        "openai": "/v1/embeddings",
-        "similarity": "/similarity",
-        "tokenize": "/tokenize",
-        "docs": "/docs",
-        "openapi": "/openapi.json",
-        "health": "/health",
-        "ready": "/ready",
-        "metrics": "/metrics",
-        "info": "/info",
-    }
 
 
 @blueprint.get("/health")

@@ -119,13 +119,13 @@ def test_bind_and_port(monkeypatch, bind, port, expected):
 @pytest.mark.parametrize(
     ("cores", "environment", "workers"),
     [
-        (1, {}, 6),
-        (2, {}, 12),
+        (1, {}, 5),
+        (2, {}, 10),
         (16, {}, 64),
         (100, {}, 100),
         (2, {"EMBEDDING_BATCHING": "off"}, 2),
         (2, {"EMBEDDING_ENGINE": "reference"}, 2),
-        (2, {"WEB_CONCURRENCY": "5"}, 5),
+        (2, {"WEB_CONCURRENCY": "7"}, 7),
     ],
 )
 def test_workers_follow_the_usable_cores(monkeypatch, cores, environment, workers):

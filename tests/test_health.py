@@ -9,11 +9,6 @@ def test_health_names_the_model(client):
     assert client.get("/health").json == health
 
 
-def test_index_says_what_this_is(client):
-    assert "/embed" in client.get("/").json["message"]
-    assert client.head("/").status_code == 200
-
-
 def test_info_has_what_a_client_must_know(client):
     info = client.get("/info").json
     assert (info["model"], info["dimension"], info["max_length"], info["query_prompt"]) == ("tiny", 8, 16, "q: ")

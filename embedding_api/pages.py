@@ -1,0 +1,62 @@
+"""`GET /`: a page that shows what the model does. `GET /static/…`: the files that the pages are made of."""
+
+import hashlib
+from pathlib import Path
+
+from flask import Blueprint, Response, current_app, render_template, request, send_from_directory
+
+from embedding_api.operation import operation
+
+blueprint = Blueprint("pages", __name__)
+
+_DIRECTORY = Path(__file__).parent / "static"
+# In the files' path, so that a browser may keep them for good, and never mixes those of two versions.
+_VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_DIRECTORY.iterdir()))).hexdigest()[:12]
+_YEAR = 365 * 24 * 60 * 60
+# A Hugging Face Space is shown in a frame.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
+    " frame-ancestors 'self' https://huggingface.co; base-uri 'none'; form-action 'none'"
+)
+
+
+@blueprint.get("/")
+@operation("What there is; for browsers, a page")
+def index():
+    accepted = request.accept_mimetypes
+    if accepted.best_match(["application/json", "text/html"]) != "text/html":
+        response = current_app.json.response(
+            message='This is an embedding API: POST {"texts": ["…"]} to /embed and get a vector for each text.',
+            embed="/embed",
+            openai="/v1/embeddings",
+            similarity="/similarity",
+            tokenize="/tokenize",
+            docs="/docs",
+            openapi="/openapi.json",
+            health="/health",
+            ready="/ready",
+            metrics="/metrics",
+            info="/info",
+        )
+    else:
+        keyed = bool(current_app.extensions["settings"].api_keys)
+        response = render("index.html", encoder=current_app.extensions["encoder"], keyed=keyed)
+    response.vary.add("Accept")
+    return response
+
+
+@blueprint.get("/static/<version>/<path:name>")
+def file(version, name):
+    return send(_DIRECTORY, name)
+
+
+def render(template, **context):
+    """A page that may load nothing from elsewhere."""
+    response = Response(render_template(template, version=_VERSION, **context))
+    response.headers["Content-Security-Policy"] = _POLICY
+    return response
+
+
+def send(directory, name):
+    """A file of a directory, to keep for good, and always in whole: a range or a condition may end in an error page."""
+    return send_from_directory(str(directory), name, conditional=False, max_age=_YEAR)
