@@ -57,7 +57,7 @@ def page():
 
 @blueprint.get(f"/docs/<version>/<any({', '.join(map(repr, _ASSETS))}):name>")
 def asset(version, name):
-    return send(_SWAGGER_UI, name)
+    return send(_SWAGGER_UI, name, version == _VERSION)
 
 
 def _describe(app):

@@ -10,7 +10,7 @@ from embedding_api.operation import operation
 blueprint = Blueprint("pages", __name__)
 
 _DIRECTORY = Path(__file__).parent / "static"
-# In the files' path, so that a browser may keep them for good, and never mixes those of two versions.
+# In the files' path, so that a browser may keep them for good.
 _VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_DIRECTORY.iterdir()))).hexdigest()[:12]
 _YEAR = 365 * 24 * 60 * 60
 # A Hugging Face Space is shown in a frame.
@@ -39,24 +39,37 @@ def index():
             info="/info",
         )
     else:
-        keyed = bool(current_app.extensions["settings"].api_keys)
-        response = render("index.html", encoder=current_app.extensions["encoder"], keyed=keyed)
+        settings = current_app.extensions["settings"]
+        keyed = bool(settings.api_keys)
+        response = render(
+            "index.html",
+            encoder=current_app.extensions["encoder"],
+            max_texts=settings.max_texts,
+            keyed=keyed,
+            open_metrics=settings.open_metrics or not keyed,
+        )
     response.vary.add("Accept")
     return response
 
 
 @blueprint.get("/static/<version>/<path:name>")
 def file(version, name):
-    return send(_DIRECTORY, name)
+    return send(_DIRECTORY, name, version == _VERSION)
 
 
 def render(template, **context):
     """A page that may load nothing from elsewhere."""
     response = Response(render_template(template, version=_VERSION, **context))
     response.headers["Content-Security-Policy"] = _POLICY
+    response.headers["Cache-Control"] = "no-cache"
     return response
 
 
-def send(directory, name):
-    """A file of a directory, to keep for good, and always in whole: a range or a condition may end in an error page."""
-    return send_from_directory(str(directory), name, conditional=False, max_age=_YEAR)
+def send(directory, name, keep):
+    """A file of a directory, always in whole: a range or a condition may end in an error page.
+
+    Args:
+        keep: whether a browser may keep it for good. While a new version of the service takes over, one of them may be
+            asked for the files of the other.
+    """
+    return send_from_directory(str(directory), name, conditional=False, max_age=_YEAR if keep else None)

@@ -66,13 +66,13 @@ def ranking(page):
 def rank(page, query, texts):
     fill(page, query, texts)
     page.get_by_role("button", name="Rank the texts").click()
-    expect(page.locator("body")).not_to_have_attribute("aria-busy", "true")
+    expect(page.locator("#results")).not_to_have_attribute("aria-busy", "true")
 
 
 def test_it_shows_a_ranking_as_soon_as_it_is_there(open_page):
     page = open_page()
     expect(page.locator("#ranking li")).to_have_count(8)
-    expect(page.get_by_role("status").first).to_contain_text("9 texts with")
+    expect(page.get_by_role("status").first).to_contain_text("8 texts and the query have")
     assert page.locator("#heatmap tbody tr").count() == 8
 
 
@@ -97,10 +97,11 @@ def test_options_show_what_they_change(open_page):
     rank(page, "where did the cat sit?", TEXTS)
     page.get_by_label("is_query").uncheck()
     expect(page.locator("#ranking .note").first).to_contain_text("was 0.")
+    expect(page.get_by_label("is_query")).to_be_focused()
     expect(page.locator("#curl")).not_to_contain_text("is_query")
-    expect(page.locator("#vector-hint")).to_contain_text("1.000 long")
+    expect(page.locator("#vector-hint")).to_contain_text("length is 1.000")
     page.get_by_label("normalize").uncheck()
-    expect(page.locator("#vector-hint")).not_to_contain_text("1.000 long")
+    expect(page.locator("#vector-hint")).not_to_contain_text("length is 1.000")
     expect(page.locator("#curl")).to_contain_text('"normalize":false')
     expect(page.locator("#scale")).to_contain_text("dot products")
 
@@ -145,6 +146,7 @@ def test_html_stays_text(open_page):
 
 def test_a_long_list_shows_how_far_it_is_and_can_be_stopped(open_page):
     page = open_page()
+    expect(page.locator("#ranking li")).to_have_count(8)
     fill(page, "the weather", [f"Text number {number} of a long list" for number in range(2000)])
     page.get_by_role("button", name="Rank the texts").click()
     progress = page.get_by_role("progressbar")
@@ -153,6 +155,73 @@ def test_a_long_list_shows_how_far_it_is_and_can_be_stopped(open_page):
     page.get_by_role("button", name="Stop").click()
     expect(progress).to_be_hidden()
     expect(page.locator("#figures")).to_have_text("Stopped.")
+    expect(page.get_by_role("button", name="Rank the texts")).to_be_focused()
+    expect(page.locator("#results")).to_have_class("old")
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(502, "<h1>Bad gateway</h1>"), (502, '{"detail": "bad"}'), (502, '{"error": "bad"}'), (200, "<h1>Asleep</h1>")],
+)
+def test_an_answer_that_is_not_of_the_service_is_told(open_page, status, body):
+    page = open_page(allowed="502")
+    expect(page.locator("#ranking li")).to_have_count(8)
+    page.route("**/embed", lambda route: route.fulfill(status=status, body=body))
+    rank(page, "cats", TEXTS)
+    expect(page.locator("#form-error")).to_contain_text(f"status {status}")
+    expect(page.locator("#results")).to_have_class("old")
+
+
+def test_it_waits_for_a_busy_service(open_page):
+    page = open_page(allowed="503")
+    expect(page.locator("#ranking li")).to_have_count(8)
+    refused = []
+
+    def refuse_once(route):
+        if refused:
+            route.continue_()
+        else:
+            refused.append(route)
+            route.fulfill(status=503, headers={"Retry-After": "1"}, json={"error": {"message": "busy", "param": None}})
+
+    page.route("**/embed", refuse_once)
+    fill(page, "cats", TEXTS)
+    page.get_by_role("button", name="Rank the texts").click()
+    expect(page.locator("#figures")).to_contain_text("Trying again in 1 s")
+    expect(page.locator("#figures")).to_contain_text("1000 until the service had room")
+
+
+def test_a_service_that_is_gone_is_told(open_page):
+    page = open_page(allowed="ERR_FAILED")
+    expect(page.locator("#ranking li")).to_have_count(8)
+    page.route("**/embed", lambda route: route.abort())
+    rank(page, "cats", TEXTS)
+    expect(page.locator("#form-error")).to_contain_text("cannot be reached")
+
+
+def test_lines_are_what_is_counted(open_page):
+    page = open_page()
+    rank(page, "a cat", ["dogs, mice"])
+    rank(page, "a cat", ["dogs", "", " mice", ""])
+    expect(page.locator("#ranking li")).to_have_count(2)
+    assert sorted(page.locator("#ranking .line").all_inner_texts()) == ["line 1", "line 3"]
+    assert page.locator("#ranking .note").all_inner_texts() == ["", ""]
+    assert page.locator("#heatmap tbody th").all_inner_texts() == ["1", "3"]
+
+
+def test_a_text_that_is_cut_is_marked(open_page):
+    page = open_page()
+    rank(page, "words", ["a short one", "word " * 600])
+    expect(page.locator("#ranking .note", has_text="cut at")).to_have_count(1)
+    expect(page.locator("#figures")).to_contain_text("tokens: 1 text.")
+
+
+def test_snippets_say_what_they_leave_out(open_page):
+    page = open_page()
+    fill(page, "cats", [f"text {number}" for number in range(21)])
+    expect(page.locator("#shown")).to_have_text("They have the first 20 of the 21 texts.")
+    fill(page, "cats", TEXTS)
+    expect(page.locator("#shown")).to_have_text("")
 
 
 @pytest.mark.parametrize("snippet", ["curl", "python", "openai"])
@@ -231,7 +300,10 @@ def test_a_key_is_asked_for_where_one_is_needed(open_page, tmp_path):
     with Server(environment, tmp_path, ["gunicorn", "slow_wsgi:app"]) as server:
         page = open_page(server.url, allowed="401")
         rank(page, "a", ["a", "b"])
-        expect(page.locator("#key-error")).to_contain_text("Send your API key")
+        expect(page.locator("#key-error")).to_have_text("Type an API key here.")
+        page.get_by_label("API key").fill("ключ")
+        rank(page, "a", ["a", "b"])
+        expect(page.locator("#key-error")).to_contain_text("no such characters")
         page.get_by_label("API key").fill(KEY)
         rank(page, "a", ["a", "b"])
         expect(page.locator("#ranking li")).to_have_count(2)

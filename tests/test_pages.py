@@ -51,6 +51,14 @@ def test_files_are_kept_for_good_by_their_version(client):
             assert response.headers["Cache-Control"] == "public, max-age=31536000"
 
 
+def test_files_of_another_version_are_not_kept(client):
+    for path in ("/static/x/page.js", "/docs/x/swagger-ui.css"):
+        with client.get(path) as response:
+            assert response.status_code == 200
+            assert response.headers["Cache-Control"] == "no-cache"
+    assert client.get("/docs").headers["Cache-Control"] == "no-cache"
+
+
 def test_every_import_of_a_script_is_there(client):
     for script in ("page.js", "api.js", "snippets.js", "view.js", "docs.js"):
         with client.get(f"/static/x/{script}") as response:

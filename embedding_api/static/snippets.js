@@ -1,6 +1,6 @@
 // The call of the page for people's own code. What is quoted here is run as it is: no text may end its quotes.
 
-const MOST = 20; // texts shown
+export const MOST = 20; // texts
 
 export function snippets({ query, texts, isQuery, normalize, origin, model, keyed }) {
   const some = texts.slice(0, MOST);
@@ -14,12 +14,13 @@ export function snippets({ query, texts, isQuery, normalize, origin, model, keye
 function curl({ query, some, isQuery, normalize, origin, keyed }) {
   const call = (body) =>
     [
-      `curl ${origin}/embed -H 'Content-Type: application/json'`,
+      `curl '${origin}/embed' -H 'Content-Type: application/json'`,
       ...(keyed ? [`-H "Authorization: Bearer $API_KEY"`] : []),
       `-d '${JSON.stringify(body).replaceAll("'", "'\\''")}'`,
     ].join(" \\\n  ");
   return [
     call({ texts: some, ...only({ normalize }, true) }),
+    "echo",
     call({ texts: query, ...only({ is_query: isQuery }, false), ...only({ normalize }, true) }),
   ].join("\n");
 }

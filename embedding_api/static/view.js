@@ -4,56 +4,74 @@ const MOST_IN_HEATMAP = 24;
 const MOST_IN_RANKING = 100;
 const LOWEST_USUAL = 0.6; // BGE's similarities are mostly above, but for very short texts
 
-/** The scores of all texts, best first, each with its index. `score` is the dot product, which is what people compute. */
+/**
+ * All texts, best first, as {index, score, relative}: the score is the dot product, which is what people compute, and
+ * relative to the vectors' lengths it is about the cosine.
+ */
 export function ranked(query, vectors) {
-  const scores = vectors.map((vector, index) => ({ index, score: dot(query, vector), cosine: cosine(query, vector) }));
-  return scores.sort((a, b) => b.score - a.score);
+  const unit = (norm(query) * vectors.reduce((sum, vector) => sum + norm(vector), 0)) / vectors.length;
+  const order = vectors.map((vector, index) => {
+    const score = dot(query, vector);
+    return { index, score, relative: score / unit };
+  });
+  return order.sort((a, b) => b.score - a.score);
 }
 
-/** The list of texts with bars. `before` is the ranking before an option was changed, if there was one. */
-export function drawRanking(list, scale, { order, texts, truncated, maxLength, normalize, before }) {
-  const lowest = Math.min(LOWEST_USUAL, ...order.map(({ cosine }) => Math.floor(cosine * 10) / 10));
+/** Where the bars of a ranking begin. */
+export function lowestOf(order) {
+  return order.reduce((lowest, { relative }) => Math.min(lowest, Math.floor(relative * 10) / 10), LOWEST_USUAL);
+}
+
+/** The list of texts with bars. `before` is the ranking and the wish before an option was changed, if there was one. */
+export function drawRanking(list, scale, { order, lowest, wish, truncated, maxLength, before }) {
   const cut = new Set(truncated);
+  const places = new Map(before?.order.map((entry, place) => [entry.index, { ...entry, place }]));
+  const unit = before?.wish.normalize === wish.normalize;
   list.replaceChildren(
-    ...order.slice(0, MOST_IN_RANKING).map(({ index, score, cosine }, rank) => {
+    ...order.slice(0, MOST_IN_RANKING).map(({ index, score, relative }, place) => {
       const item = element("li");
       const bar = item.appendChild(element("span", "bar"));
-      bar.style.setProperty("--share", Math.max(0.01, (cosine - lowest) / (1 - lowest)));
-      item.append(element("span", "score", score.toFixed(3)), element("span", "text", texts[index]));
-      if (cut.has(index)) item.append(element("span", "note", `cut at ${maxLength} tokens`));
-      const change = before && changed(before, index, score, rank);
-      if (change) item.append(element("span", "note", change));
+      bar.style.setProperty("--share", Math.max(0.01, (relative - lowest) / (1 - lowest)));
+      const text = element("span", "text", wish.texts[index]);
+      text.dir = "auto";
+      const notes = [];
+      if (cut.has(index)) notes.push(`cut at ${maxLength} tokens`);
+      if (before) notes.push(...changes(places.get(index), score, place, unit));
+      item.append(
+        element("span", "score", score.toFixed(3)),
+        text,
+        element("span", "note", notes.join(", ")),
+        element("span", "line", `line ${wish.lines[index]}`),
+      );
       return item;
     }),
   );
-  const more = order.length - MOST_IN_RANKING;
-  const rest = more > 0 ? ` ${more} more are not shown.` : "";
-  const raw = normalize ? "" : " The scores are dot products of vectors that have not the length 1.";
+  const rest = order.length > MOST_IN_RANKING ? ` ${order.length - MOST_IN_RANKING} more are not shown.` : "";
+  const raw = wish.normalize ? "" : " Scores are dot products, as the vectors do not have the length 1.";
   scale.textContent =
-    `The bars go from a cosine similarity of ${lowest.toFixed(1)} to 1. With this model even texts that have nothing to` +
-    ` do with each other are far from 0, so trust the order more than the size.${raw}${rest}`;
+    `The bars go from a cosine similarity of ${lowest.toFixed(1)} to 1. Even texts that have nothing to do with each` +
+    ` other are far from 0, so trust the order more than the size.${raw}${rest}`;
 }
 
-function changed(before, index, score, rank) {
-  const rankBefore = before.findIndex((other) => other.index === index);
-  const was = before[rankBefore].score;
-  if (Math.abs(was - score) < 0.0005 && rankBefore === rank) return "";
-  const place = rankBefore === rank ? "" : `, place ${rankBefore + 1}`;
-  return `was ${was.toFixed(3)}${place}`;
+function changes(was, score, place, sameUnit) {
+  const changed = [];
+  if (sameUnit && Math.abs(was.score - score) >= 0.0005) changed.push(`was ${was.score.toFixed(3)}`);
+  if (was.place !== place) changed.push(`was place ${was.place + 1}`);
+  return changed;
 }
 
-/** Each text beside each other; the darker, the closer. */
-export function drawHeatmap(table, hint, { texts, vectors }) {
+/** Each text beside each other; the stronger the colour, the closer. */
+export function drawHeatmap(table, hint, { wish, vectors }) {
   const some = vectors.slice(0, MOST_IN_HEATMAP);
   const all = some.map((row) => some.map((column) => cosine(row, column)));
   const others = all.flatMap((row, index) => row.filter((_, other) => other !== index));
   const [low, high] = [Math.min(...others), Math.max(...others)];
   const columns = element("tr");
-  columns.append(element("td"), ...some.map((_, index) => header(index, "col", texts)));
+  columns.append(element("td"), ...some.map((_, index) => header(index, "col", wish)));
   const rows = all.map((row, index) => {
     const line = element("tr");
     line.append(
-      header(index, "row", texts),
+      header(index, "row", wish),
       ...row.map((value, other) => {
         const cell = element("td", index === other ? "self" : "", value.toFixed(2));
         const share = high > low ? (value - low) / (high - low) : 0;
@@ -67,14 +85,14 @@ export function drawHeatmap(table, hint, { texts, vectors }) {
   head.append(columns);
   body.append(...rows);
   table.replaceChildren(head, body);
-  const rest = vectors.length > some.length ? ` The first ${some.length} of ${vectors.length} texts.` : "";
-  hint.textContent = `Cosine similarity; the stronger the colour, the closer. The numbers outside are those of the texts.${rest}`;
+  const rest = vectors.length > some.length ? ` These are the first ${some.length} of ${vectors.length} texts.` : "";
+  hint.textContent = `Cosine similarity; the stronger the colour, the closer. The numbers outside are those of the lines.${rest}`;
 }
 
-function header(index, scope, texts) {
-  const cell = element("th", "", String(index + 1));
+function header(index, scope, { texts, lines }) {
+  const cell = element("th", "", String(lines[index]));
   cell.scope = scope;
-  cell.title = texts[index];
+  cell.title = shortened(texts[index], 200);
   return cell;
 }
 
@@ -93,18 +111,27 @@ export function drawVector(canvas, hint, vector) {
     context.fillStyle = style.getPropertyValue(value > 0 ? "--above" : "--below");
     context.fillRect(index % columns, Math.floor(index / columns), 1, 1);
   });
-  const [low, high] = [Math.min(...vector), Math.max(...vector)];
   hint.textContent =
-    `${vector.length} numbers from ${low.toFixed(3)} to ${high.toFixed(3)}; together they are` +
-    ` ${Math.sqrt(dot(vector, vector)).toFixed(3)} long.`;
+    `${vector.length} numbers from ${Math.min(...vector).toFixed(3)} (orange) to ${Math.max(...vector).toFixed(3)}` +
+    ` (blue). The vector's length is ${norm(vector).toFixed(3)}.`;
+}
+
+/** The beginning of a text, without half of a character. */
+export function shortened(text, length) {
+  const characters = Array.from(text.slice(0, 2 * length));
+  return characters.length > length ? `${characters.slice(0, length).join("")}…` : characters.join("");
 }
 
 function dot(a, b) {
   return a.reduce((sum, value, index) => sum + value * b[index], 0);
 }
 
+function norm(vector) {
+  return Math.sqrt(dot(vector, vector));
+}
+
 function cosine(a, b) {
-  return dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b));
+  return dot(a, b) / (norm(a) * norm(b));
 }
 
 function element(name, className = "", text = "") {
