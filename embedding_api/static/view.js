@@ -47,10 +47,12 @@ export function drawRanking(list, scale, { order, lowest, wish, truncated, maxLe
     }),
   );
   const rest = order.length > MOST_IN_RANKING ? ` ${order.length - MOST_IN_RANKING} more are not shown.` : "";
+  const far =
+    lowest >= 0.3
+      ? " Even texts that have nothing to do with each other are far from 0, so trust the order more than the size."
+      : "";
   const raw = wish.normalize ? "" : " Scores are dot products, as the vectors do not have the length 1.";
-  scale.textContent =
-    `The bars go from a cosine similarity of ${lowest.toFixed(1)} to 1. Even texts that have nothing to do with each` +
-    ` other are far from 0, so trust the order more than the size.${raw}${rest}`;
+  scale.textContent = `The bars go from a cosine similarity of ${lowest.toFixed(1)} to 1.${far}${raw}${rest}`;
 }
 
 function changes(was, score, place, sameUnit) {
