@@ -12,7 +12,7 @@ import select
 import threading
 import time
 
-from embedding_api import metrics
+from embedding_api import memory, metrics
 from embedding_api.visit import Visit
 
 # Seconds after which a deadline may be noticed.
@@ -107,9 +107,7 @@ class Door(threading.Thread):
                 elif visit := self._visits.get(descriptor):
                     self._resume(visit)
             while self._unsent:
-                client, answer = self._unsent[0]
-                self._begin(Visit(client, None, self, answer))
-                self._unsent.popleft()
+                self._begin_unsent()
             if self._shut and self._shut_at is None:
                 self._close()
             self._expire()
@@ -148,6 +146,12 @@ class Door(threading.Thread):
         self._resume(visit)
         if len(self._visits) > self._most_visits:
             self._leave_oldest()
+
+    def _begin_unsent(self):
+        # In a method of its own, as one that goes on would keep the last answer in memory.
+        client, answer = self._unsent[0]
+        self._begin(Visit(client, None, self, answer))
+        self._unsent.popleft()
 
     def _leave_oldest(self):
         if self._visits:
@@ -203,6 +207,8 @@ class Door(threading.Thread):
             self._epoll.unregister(descriptor)
         visit.course.close()
         visit.client.close()
+        if visit.large:
+            memory.give_back()
 
     def _expire(self):
         now = time.monotonic()

@@ -9,6 +9,7 @@ import time
 import h11
 from gunicorn.http.errors import LimitRequestHeaders
 
+from embedding_api import memory
 from embedding_api.errors import overloaded, stopping
 from embedding_api.exchange import Exchange
 from embedding_api.request_queue import QUEUE
@@ -49,6 +50,7 @@ class Visit:
         waits_for: what it has yielded last, for the door.
         held: the bytes of memory it takes.
         silent: whether nothing has come from the client yet.
+        large: whether its answer took much memory.
         late: whether it came after the service had been told to stop.
     """
 
@@ -57,6 +59,7 @@ class Visit:
         self.waits_for = None
         self.held = 0
         self.silent = answer is None
+        self.large = False
         self.late = QUEUE.refuses and answer is None
         self._address = address
         self._door = door
@@ -178,6 +181,7 @@ class Visit:
 
     def _send(self, answer):
         rest = memoryview(answer)
+        self.large = len(answer) > memory.LARGE_BYTES
         self.began = time.monotonic()
         self._allow(self._door.timeout)
         while rest:

@@ -23,8 +23,6 @@ from embedding_api.visit import unread
 LOOK_SECONDS = 1
 # File descriptors: a client needs two, and a request that waits two more.
 DESCRIPTORS = 4096
-# A request or an answer of more took much memory, and so long that giving it back does not matter.
-LARGE_BYTES = 64 * 1024
 
 _CODES = {
     http.LimitRequestLine: "uri_too_long",
@@ -92,7 +90,7 @@ class Worker(SyncWorker):
             self.wait(LOOK_SECONDS)
             QUEUE.set_free(self.place, False)
             return
-        if max(self._serve(request), request.size) > LARGE_BYTES:
+        if max(self._serve(request), request.size) > memory.LARGE_BYTES:
             memory.give_back()
 
     def _serve(self, request):

@@ -7,6 +7,7 @@ import select
 import socket
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -95,6 +96,22 @@ def test_an_answer_alone_may_be_of_any_size(door):
         door.finish(ours, bytes(20_000_000))
         time.sleep(0.1)
         assert len(read(theirs)) == 20_000_000
+
+
+def test_an_answer_that_was_sent_is_not_kept(door):
+    class Answer(bytearray):
+        """One that tells when it is gone."""
+
+    door, _ = door
+    theirs, ours = socket.socketpair()
+    ours.setblocking(False)
+    answer = Answer(8_000_000)
+    gone = weakref.ref(answer)
+    door.finish(ours, answer)
+    del answer
+    assert len(read(theirs)) == 8_000_000
+    theirs.close()
+    wait_until(lambda: gone() is None, 10)
 
 
 def test_who_leaves_in_the_middle_is_no_error_of_ours(door, caplog):
