@@ -1,6 +1,7 @@
 """From texts to vectors, without a word of HTTP. Here: what its callers need to know of it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 
 class TooManyTokens(Exception):
@@ -24,7 +25,7 @@ class TokenizedTexts:
     ids: list[list[int]]
     lengths: list[int]
 
-    @property
+    @cached_property
     def truncated(self):
         """The indexes of the texts that were cut to the model's length."""
         lengths = enumerate(zip(self.ids, self.lengths, strict=True))
@@ -33,7 +34,7 @@ class TokenizedTexts:
     def __add__(self, other):
         return TokenizedTexts(self.ids + other.ids, self.lengths + other.lengths)
 
-    @property
+    @cached_property
     def count(self):
         """The number of tokens of all texts."""
         return sum(map(len, self.ids))

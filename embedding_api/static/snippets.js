@@ -2,6 +2,11 @@
 
 export const MOST = 20; // texts
 
+const PRINT_RANKING = `scores = [sum(a * b for a, b in zip(query, vector)) for vector in vectors]
+for score, text in sorted(zip(scores, texts), reverse=True):
+    print(f"{score:.3f}  {text}")
+`;
+
 export function snippets({ query, texts, isQuery, normalize, origin, model, keyed }) {
   const some = texts.slice(0, MOST);
   return {
@@ -39,10 +44,7 @@ def embed(body):
 texts = ${list(some)}
 vectors = embed(${fields("texts", only({ normalize }, true))})
 [query] = embed(${fields(literal(query), { ...only({ is_query: isQuery }, false), ...only({ normalize }, true) })})
-scores = [sum(a * b for a, b in zip(query, vector)) for vector in vectors]
-for score, text in sorted(zip(scores, texts), reverse=True):
-    print(f"{score:.3f}  {text}")
-`;
+${PRINT_RANKING}`;
 }
 
 function openai({ query, some, isQuery, normalize, origin, model, keyed }) {
@@ -55,10 +57,7 @@ reply = client.embeddings.create(model=${literal(model)}, input=texts)
 vectors = [item.embedding for item in reply.data]
 reply = client.embeddings.create(model=${literal(model)}, input=${literal(query)}${extra})
 query = reply.data[0].embedding
-scores = [sum(a * b for a, b in zip(query, vector)) for vector in vectors]
-for score, text in sorted(zip(scores, texts), reverse=True):
-    print(f"{score:.3f}  {text}")
-`;
+${PRINT_RANKING}`;
 }
 
 function only(fields, usual) {
