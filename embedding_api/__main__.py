@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from embedding_api.bulk.command import embed
 from embedding_api.config import ConfigError, Settings
 from embedding_api.encoder.model_files import HubUnreachable, find_model
 
@@ -96,6 +97,8 @@ def _demo_model(reason):
     directory = Path(importlib.util.find_spec(DEMO_PACKAGE).origin).parent / "model"
     return {"EMBEDDING_MODEL": str(directory), "EMBEDDING_MODEL_NAME": DEMO_NAME}
 
+
+cli.add_command(embed)
 
 if __name__ == "__main__":
     cli()

@@ -142,7 +142,7 @@ class Encoder:
         if large and not self._sharing.admit():
             raise Occupied
         try:
-            for batch in _micro_batches([len(text) for text in texts], self._engine.pads):
+            for batch in self.micro_batches(texts):
                 self._heartbeat()
                 vectors[batch] = self._forward([texts[index] for index in batch], self._cores.take(self._worker))
         finally:
@@ -152,6 +152,10 @@ class Encoder:
         if normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors if len(texts) == len(ids) else vectors[rows]
+
+    def micro_batches(self, ids):
+        """The indexes of texts, given as token ids, that are best computed together: longest first, batch by batch."""
+        return _micro_batches([len(text) for text in ids], self._engine.pads)
 
     def _forward(self, texts, cores):
         if self._sharing:

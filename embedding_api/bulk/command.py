@@ -1,0 +1,83 @@
+"""`python -m embedding_api embed`."""
+
+import signal
+from functools import partial
+from pathlib import Path
+
+import click
+
+from embedding_api.config import ConfigError, Settings, usable_cores
+from embedding_api.encoder.model_files import find_model
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="IN...")
+@click.argument("output", type=click.Path(path_type=Path), metavar="OUT")
+@click.option("--column", default="text", show_default=True, help="The column that holds the texts.")
+@click.option(
+    "--format",
+    type=click.Choice(["jsonl", "csv", "tsv", "parquet", "text"]),
+    help="Of the input, where its name does not tell it.",
+)
+@click.option("--query", is_flag=True, help="The texts are queries: the model's instruction goes before each.")
+@click.option("--no-normalize", is_flag=True, help="Vectors as the model gives them, instead of length 1.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Of the vectors in the output.",
+)
+@click.option("--strict", is_flag=True, help="Stop at the first row without text.")
+@click.option(
+    "--workers", type=click.IntRange(1), help="Processes, each for one core; by default one for each core there is."
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where to compute: on this machine, or on a Ray cluster.",
+)
+@click.option("--address", help="Of the Ray cluster; without it one is started on this machine.")
+def embed(inputs, output, column, format, query, no_normalize, dtype, strict, workers, engine, address):
+    """Embed a corpus.
+
+    IN are files or quoted patterns of JSONL, CSV, TSV, Parquet or plain text, which may be compressed, or - for
+    standard input. OUT is a file of Parquet, JSONL (both with all columns of the input) or NumPy (.npy). Stopped at any
+    time and started again, it goes on where it was. The EMBEDDING_… variables choose the model, as for the service.
+    """
+    # Only now: other commands need not wait until these are imported.
+    from embedding_api.bulk import BulkError, run
+    from embedding_api.bulk.reading import Inputs
+    from embedding_api.bulk.writing import check_output
+    from embedding_api.encoder.loading import load_encoder
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if address and engine != "ray":
+            raise BulkError("--address is of a Ray cluster: set --engine ray as well.")
+        check_output(output)
+        sources = Inputs(inputs, column, format)
+        settings = Settings.from_env()
+        directory = find_model(settings)
+        encoder = load_encoder(settings)
+        how = {"is_query": query, "normalize": not no_normalize}
+        if engine == "ray":
+            from embedding_api.bulk import cluster
+
+            encode = partial(cluster.encode, address=address, settings=settings, workers=workers, **how)
+        else:
+            from embedding_api.bulk import pool
+
+            encode = partial(pool.encode, encoder=encoder, workers=workers or usable_cores(), **how)
+        description = run.description(encoder, directory, column=column, dtype=dtype, **how)
+        run.embed(sources, output, description, encode, strict=strict, say=partial(click.echo, err=True))
+    except (BulkError, ConfigError) as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        message = f"{output} cannot be written ({error.strerror or error}): mend that, and start again to go on."
+        raise click.ClickException(message) from error
+    except KeyboardInterrupt:
+        click.echo("Stopped: start it again to go on.", err=True)
+        raise SystemExit(130) from None

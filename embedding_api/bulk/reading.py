@@ -1,0 +1,314 @@
+"""Read texts, and whatever stands beside them, from files in bounded memory."""
+
+import codecs
+import csv
+import glob
+import io
+import sys
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet
+
+from embedding_api.bulk import BulkError
+
+STDIN = "-"
+FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".txt": "text"}
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
+
+# A window is what is sorted by length, computed and written together, and what a kill can cost: a minute of two cores'
+# work for abstracts of 200 tokens.
+WINDOW_ROWS = 1024
+WINDOW_BYTES = 16 * 1024 * 1024
+# A longer line, or field of CSV, is none of a corpus, but a sign of missing line ends or quotes.
+MOST_LINE_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows that stand together in an input.
+
+    Attributes:
+        index: its number among all of the inputs, from 0.
+        table: the rows with all their columns.
+        texts: what is to be embedded, None where a row has no text: it is null, blank, or not text.
+        place: the file and the number of its first row, for people.
+        fraction: how much of all inputs has been read with it, from 0 to 1, or None where nobody knows.
+    """
+
+    index: int
+    table: pa.Table
+    texts: list[str | None]
+    place: tuple[str, int]
+    fraction: float | None
+
+    @property
+    def without_text(self):
+        """The rows without text, for people: `corpus.jsonl:17`."""
+        name, first = self.place
+        return [f"{name}:{first + index}" for index, text in enumerate(self.texts) if text is None]
+
+
+class Inputs:
+    """Files of rows, read one after the other.
+
+    Args:
+        patterns: paths, glob patterns, or "-" for standard input.
+        column: which column holds the texts; plain text has the column "text".
+        format: "jsonl", "csv", "tsv", "parquet" or "text"; by default the one that a file's name tells.
+
+    Raises:
+        BulkError: there is no such file, or its format is not known.
+    """
+
+    def __init__(self, patterns, column="text", format=None):
+        self._column = column
+        paths = [path for pattern in patterns for path in _expand(pattern)]
+        self._files = [(path, format or _format(path)) for path in paths]
+        if (STDIN, "parquet") in self._files:
+            raise BulkError("Parquet cannot be read from standard input: name the file.")
+        self._sizes = [0 if path == STDIN else Path(path).stat().st_size for path in paths]
+
+    def windows(self):
+        """All rows as `Window`s, the same ones at each call.
+
+        Raises:
+            BulkError: a file cannot be read, is damaged, or lacks the column; those before it were yielded.
+        """
+        numbers = count()
+        for index, (path, format) in enumerate(self._files):
+            row = 1
+            with _told(path), closing(_Source(path)) as source:
+                for table, texts in _READERS[format](source, self._column):
+                    yield Window(next(numbers), table, texts, (source.name, row), self._fraction(index, source))
+                    row += len(texts)
+
+    def _fraction(self, index, source):
+        if not all(self._sizes):
+            return None
+        return (sum(self._sizes[:index]) + source.position(self._sizes[index])) / sum(self._sizes)
+
+
+class _Source:
+    """A file of which it can be told how much has been read, decompressed if its name says that it is compressed.
+
+    Attributes:
+        stream: the file's bytes.
+        fraction: how much of it has been read, where its position does not tell.
+    """
+
+    def __init__(self, path):
+        self.name = "standard input" if path == STDIN else path
+        self._file = sys.stdin.buffer if path == STDIN else open(path, "rb")  # noqa: SIM115
+        codec = COMPRESSIONS.get(Path(path).suffix)
+        self.stream = io.BufferedReader(pa.CompressedInputStream(self._file, codec)) if codec else self._file
+        self.fraction = None
+
+    def position(self, size):
+        return self._file.tell() if self.fraction is None else self.fraction * size
+
+    def close(self):
+        if self._file is not sys.stdin.buffer:
+            self._file.close()
+
+
+@contextmanager
+def _told(path):
+    """Turn what goes wrong with a file into one sentence, which never has a text in it."""
+    name = "Standard input" if path == STDIN else path
+    try:
+        yield
+    except _Damaged as error:
+        raise BulkError(f"{name} {error}.") from None
+    except UnicodeDecodeError:
+        raise BulkError(f"{name} is not text in UTF-8: convert it, for example with iconv.") from None
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):
+            raise BulkError(f"{name} cannot be read ({error.strerror}).") from error
+        # A decompressor's errors have no number.
+        raise BulkError(f"{name} is damaged, or not of the format that its name or --format says.") from error
+
+
+class _Damaged(Exception):
+    """Completes a sentence that begins with the file's name."""
+
+
+def _expand(pattern):
+    if pattern == STDIN or Path(pattern).is_file():
+        return [pattern]
+    if Path(pattern).is_dir():
+        raise BulkError(f"{pattern} is a directory: name its files, for example '{pattern.rstrip('/')}/*.parquet'.")
+    if paths := sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file()):
+        return paths
+    raise BulkError(f"There is no file {pattern}.")
+
+
+def _format(path):
+    if path == STDIN:
+        raise BulkError("Standard input has no name that tells its format: say it with --format.")
+    name = Path(path)
+    suffix = (name.with_suffix("") if name.suffix in COMPRESSIONS else name).suffix
+    if suffix not in FORMATS:
+        raise BulkError(f"{path} has no ending that tells its format: say it with --format.")
+    return FORMATS[suffix]
+
+
+def _text(value):
+    """A value as a text to embed, or None."""
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _lines(source):
+    """Each line and its number."""
+    number = 0
+    while line := source.stream.readline(MOST_LINE_BYTES):
+        number += 1
+        if len(line) == MOST_LINE_BYTES:
+            raise _Damaged(f"has a line of more than {MOST_LINE_BYTES >> 20} MB, line {number}: split it")
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        yield number, line
+
+
+def _windows(rows):
+    """Lists of as many rows as a window has. Rows come with their size, in bytes."""
+    window, total = [], 0
+    for row, size in rows:
+        window.append(row)
+        total += size
+        if len(window) == WINDOW_ROWS or total > WINDOW_BYTES:
+            yield window
+            window, total = [], 0
+    if window:
+        yield window
+
+
+def _read_text(source, column):
+    if column != "text":
+        raise _Damaged("is plain text, which has no columns: leave --column out")
+    for texts in _windows((line.decode().rstrip("\r\n"), len(line)) for _, line in _lines(source)):
+        yield pa.table({"text": pa.array(texts)}), [_text(text) for text in texts]
+
+
+def _read_jsonl(source, column):
+    known = False
+    for rows in _windows((_object(number, line), len(line)) for number, line in _lines(source) if line.strip()):
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        known = known or column in names
+        if not known:
+            raise _no_column(column, names)
+        table = pa.table({name: _array([row.get(name) for row in rows]) for name in names})
+        yield table, [_text(row.get(column)) for row in rows]
+
+
+def _object(number, line):
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        raise _Damaged(f"has no valid JSON in line {number}: mend the line or remove it") from None
+    if not isinstance(row, dict):
+        raise _Damaged(f"has something else than a JSON object in line {number}: mend the line or remove it")
+    return row
+
+
+def _array(values):
+    """A column of JSON's values; of values that have no type in common, as JSON, but for strings."""
+    try:
+        array = pa.array(values)
+    except (pa.ArrowException, OverflowError):
+        array = None
+    if array is None or has_empty_struct(array.type):
+        array = pa.array(as_json(values), pa.string())
+    return array
+
+
+def has_empty_struct(type):
+    """Whether objects without any field are somewhere in a type, which Parquet cannot have."""
+    if pa.types.is_struct(type) and not type.num_fields:
+        return True
+    return any(has_empty_struct(type.field(index).type) for index in range(type.num_fields))
+
+
+def as_json(values):
+    """Values as JSON, but for strings, and None for None."""
+    return [value if value is None or isinstance(value, str) else to_json(value).decode() for value in values]
+
+
+def to_json(value, option=None):
+    """JSON, also of what only other formats have: bytes in hexadecimal, exact decimals and durations as strings."""
+    return orjson.dumps(value, default=_other, option=option)
+
+
+def _other(value):
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _read_csv(source, column, delimiter=","):
+    # All columns stay text: to guess would make 1 of an id 001, and fail where a later row has another type.
+    csv.field_size_limit(MOST_LINE_BYTES)
+    reader = csv.reader((line.decode() for _, line in _lines(source)), delimiter=delimiter, strict=True)
+    try:
+        names = next(reader, [])
+        if len(set(names)) < len(names):
+            raise _Damaged("names a column twice in its first line: rename one")
+        if column not in names:
+            raise _no_column(column, names)
+        for rows in _windows(_csv_rows(reader, len(names))):
+            table = pa.table([pa.array(values, pa.string()) for values in zip(*rows, strict=True)], names=names)
+            yield table, [_text(row[names.index(column)]) for row in rows]
+    except csv.Error as error:
+        raise _Damaged(f"has no valid CSV in the row that ends in line {reader.line_num} ({error}): mend it") from None
+
+
+def _csv_rows(reader, width):
+    """The rows that are not empty, with their size."""
+    for row in filter(None, reader):
+        if len(row) != width:
+            row_has = f"{len(row)} in the row that ends in line {reader.line_num}"
+            raise _Damaged(f"has {width} columns, but {row_has}: mend it")
+        yield row, sum(map(len, row))
+
+
+def _read_parquet(source, column):
+    # In pages, not in whole row groups, which may be larger than the memory.
+    with pa.parquet.ParquetFile(source.stream, pre_buffer=False, buffer_size=1 << 20) as file:
+        names = file.schema_arrow.names
+        if column not in names:
+            raise _no_column(column, names)
+        rows = 0
+        for batch in file.iter_batches(WINDOW_ROWS, use_threads=False):
+            rows += len(batch)
+            source.fraction = rows / file.metadata.num_rows
+            yield from _slices(pa.table(batch), column)
+
+
+def _slices(table, column):
+    kind = table.schema.field(column).type
+    if not _is_text(kind.value_type if pa.types.is_dictionary(kind) else kind):
+        raise _Damaged(f"has no text in column {column!r}, but {kind}: name another with --column")
+    for start in range(0, len(table), WINDOW_ROWS):
+        rows = table.slice(start, WINDOW_ROWS)
+        yield rows, [_text(value) for value in rows.column(column).to_pylist()]
+
+
+def _is_text(kind):
+    return any(
+        test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    )
+
+
+def _no_column(column, names):
+    return _Damaged(f"has no column {column!r}, but {', '.join(map(repr, names)) or 'none'}: name one with --column")
+
+
+_READERS = {
+    "jsonl": _read_jsonl,
+    "csv": _read_csv,
+    "tsv": lambda source, column: _read_csv(source, column, "\t"),
+    "parquet": _read_parquet,
+    "text": _read_text,
+}

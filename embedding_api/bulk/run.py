@@ -1,0 +1,81 @@
+"""A run: from inputs to the output, going on where an earlier one has stopped."""
+
+import hashlib
+from contextlib import closing
+
+import embedding_api
+from embedding_api.bulk import BulkError
+from embedding_api.bulk.parts import Parts, Totals
+from embedding_api.bulk.progress import Progress
+from embedding_api.bulk.writing import WRITERS
+
+# Rows without text that are named at the end.
+_MOST_NAMED = 10
+
+
+def description(encoder, directory, *, column, is_query, normalize, dtype):
+    """What vectors depend on, apart from the texts: a run goes on only where all of it is the same."""
+    weights = hashlib.sha256()
+    for path in sorted(directory.rglob("*.safetensors")):
+        weights.update(path.read_bytes())
+    return {
+        "version": embedding_api.__version__,
+        "model": encoder.model_name,
+        "weights": weights.hexdigest()[:16],
+        "engine": encoder.engine,
+        "computed in": encoder.dtype,
+        "column": column,
+        "prompt": encoder.query_prompt if is_query else "",
+        "normalize": normalize,
+        "dtype": dtype,
+    }
+
+
+def embed(inputs, output, description, encode, *, strict, say):
+    """Embed what has not been embedded before, and make the output of all.
+
+    Args:
+        inputs: the `Inputs`.
+        output: the output's `Path`; `writing.check_output` has passed.
+        description: see the function of that name.
+        encode: what computes, a function of windows and a `Progress`, such as `pool.encode`.
+        strict: whether a row without text ends the run.
+        say: called with each sentence that people are to read.
+
+    Raises:
+        BulkError: something is wrong with the inputs, the parts or the processes.
+        OSError: the disk is full, or broken.
+    """
+    totals, without_text = Totals(), []
+    with Parts(output, description) as parts, closing(Progress()) as progress:
+
+        def to_do():
+            nonlocal totals
+            for window in inputs.windows():
+                names = window.without_text
+                if names and strict:
+                    raise BulkError(f"{names[0]} has no text (it is null, blank, or not text), and --strict is set.")
+                without_text.extend(names[: _MOST_NAMED - len(without_text)])
+                if done := parts.done(window):
+                    totals += done
+                    progress.skip(window, done)
+                else:
+                    yield window
+
+        for window, vectors, own in encode(to_do(), progress):
+            parts.write(window, vectors.astype(description["dtype"]), own)
+            totals += own
+        if not totals.rows:
+            parts.remove()
+            raise BulkError("The input has no rows.")
+        parts.check(totals.rows)
+        metadata = {f"embedding_api.{name}": str(value) for name, value in description.items()}
+        write = WRITERS[output.suffix]
+        parts.replace("output", lambda file: write(file, parts.tables, parts.schemas(), metadata), output)
+        parts.remove()
+    say(f"{output}: {totals.rows:,} rows, {totals.tokens:,} tokens; {progress.summary()}.")
+    if totals.truncated:
+        say(f"{totals.truncated:,} texts are longer than the model reads, and were embedded without their end.")
+    if totals.without_text:
+        named = ", ".join(without_text) + (" …" if totals.without_text > len(without_text) else "")
+        say(f"{totals.without_text:,} rows have no text (null, blank, or not text); their embedding is null: {named}")
