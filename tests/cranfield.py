@@ -4,19 +4,15 @@ import os
 import random
 from pathlib import Path
 
+from embedding_api import evaluate
+
 
 def load():
     """The collection's 1,398 abstracts that are not empty, and its 225 queries."""
     if "CRANFIELD" not in os.environ:
         return _made_up()
-    directory = Path(os.environ["CRANFIELD"])
-    return [text for text in sections(directory / "cran.all.1400") if text], sections(directory / "cran.qry")
-
-
-def sections(path):
-    """The texts of one of the collection's files, in order; two abstracts are empty."""
-    texts = [entry.partition("\n.W\n")[2] for entry in path.read_text().split("\n.I ")]
-    return [" ".join(text.split()) for text in texts]
+    collection = evaluate.load(Path(os.environ["CRANFIELD"]))
+    return list(collection.documents.values()), list(collection.queries.values())
 
 
 def _made_up():

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from embedding_api.__main__ import cli
 from server import ROOT
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
@@ -41,3 +42,11 @@ def test_the_dashboard_is_json_that_grafana_imports():
 def test_nothing_is_left_to_fill_in():
     for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         assert not re.findall(r"%[A-Z]|TODO|XXX", document.read_text())
+
+
+@pytest.mark.parametrize("command", ["embed", "evaluate"])
+def test_every_option_of_a_command_is_documented(command):
+    bulk = (ROOT / "docs" / "bulk.md").read_text()
+    for option in cli.commands[command].params:
+        for name in option.opts:
+            assert not name.startswith("--") or f"`{name}`" in bulk

@@ -49,24 +49,28 @@ def embed(inputs, output, column, format, query, no_normalize, dtype, strict, wo
     """
     # Only now: other commands need not wait until these are imported.
     from embedding_api.bulk import BulkError, run
-    from embedding_api.bulk.reading import Inputs
+    from embedding_api.bulk.reading import STDIN, Inputs
     from embedding_api.bulk.writing import check_output
+    from embedding_api.encoder.cores import Cores
     from embedding_api.encoder.loading import load_encoder
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if address and engine != "ray":
             raise BulkError("--address is of a Ray cluster: set --engine ray as well.")
+        if engine == "ray" and STDIN in inputs:
+            raise BulkError("Standard input cannot be read with --engine ray: name a file.")
         check_output(output)
         sources = Inputs(inputs, column, format)
         settings = Settings.from_env()
         directory = find_model(settings)
-        encoder = load_encoder(settings)
+        encoder = load_encoder(settings, Cores(1))
         how = {"is_query": query, "normalize": not no_normalize}
         if engine == "ray":
             from embedding_api.bulk import cluster
 
-            encode = partial(cluster.encode, address=address, settings=settings, workers=workers, **how)
+            where = {"inputs": sources, "output": output, "address": address, "workers": workers}
+            encode = partial(cluster.encode, settings=settings, **where, **how)
         else:
             from embedding_api.bulk import pool
 

@@ -40,6 +40,11 @@ def parts_folder(output):
     return output.with_name(f"{output.name}.parts")
 
 
+def finished(output):
+    """The indexes of an output's windows that have their part."""
+    return {int(path.stem) for path in parts_folder(output).glob("*.arrow")}
+
+
 class Parts:
     """The finished windows of a run. A part is there in whole or not at all, whenever the process or the machine ends.
 
@@ -138,10 +143,14 @@ class Parts:
     def replace(self, name, write, target=None):
         """Have a file written, by a function of the open file, and only then give it its name, for good."""
         temporary = self._folder / f"{name}.tmp"
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(temporary, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            temporary.unlink()
+            raise
         target = target or self._folder / name
         os.replace(temporary, target)
         folder = os.open(target.parent, os.O_RDONLY)

@@ -6,6 +6,7 @@ import signal
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from threading import Thread
@@ -14,6 +15,8 @@ import numpy as np
 
 from embedding_api.bulk import BulkError
 from embedding_api.bulk.parts import Totals
+from embedding_api.bulk.progress import Progress
+from embedding_api.bulk.reading import WINDOW_ROWS, Window
 from embedding_api.encoder.cores import Cores
 
 # Micro-batches that wait, for each process: while they are computed, the next window is read and tokenized.
@@ -51,11 +54,22 @@ def encode(windows, progress, *, encoder, workers, is_query, normalize):
             executor.shutdown(cancel_futures=True)
 
 
+def encode_texts(texts, **how):
+    """The vectors of texts, of shape (texts, dimension); the arguments are those of `encode`."""
+    starts = range(0, len(texts), WINDOW_ROWS)
+    windows = (
+        Window(index, None, texts[start : start + WINDOW_ROWS], ("", start), min(1, (start + WINDOW_ROWS) / len(texts)))
+        for index, start in enumerate(starts)
+    )
+    with closing(Progress()) as progress:
+        return np.concatenate([vectors for _, vectors, _ in encode(windows, progress, **how)])
+
+
 def _encode(windows, encoder, executor, enough, is_query, normalize, progress):
     jobs = (_Job(window, encoder, executor, is_query, normalize) for window in windows)
     under_way, waiting, failure = deque(), 0, None
     while True:
-        while waiting < enough and jobs:
+        while waiting < enough and len(under_way) < enough and jobs:
             try:
                 under_way.append(next(jobs))
             except StopIteration:

@@ -31,6 +31,7 @@ class Progress:
 
     def skip(self, window, totals):
         """A window had been done before."""
+        self._begin = time.monotonic()
         self.read(window, totals.tokens)
         self._texts_before += totals.rows - totals.without_text
         self._tokens_before += totals.tokens
@@ -64,7 +65,7 @@ class Progress:
         share = None
         if self._fraction:
             total = self._tokens_read / self._fraction
-            share = (self._tokens_before + self._tokens) / total
+            share = min(1, (self._tokens_before + self._tokens) / total)
             left = (total * (1 - share)) * self._seconds / self._tokens
             line += f", {tqdm.format_interval(left)} left"
         if self._bar is None:

@@ -4,6 +4,7 @@ import codecs
 import csv
 import glob
 import io
+import os
 import sys
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -67,11 +68,14 @@ class Inputs:
 
     def __init__(self, patterns, column="text", format=None):
         self._column = column
+        # A process with another working directory may read as well.
+        self._directory = os.getcwd()
         paths = [path for pattern in patterns for path in _expand(pattern)]
         self._files = [(path, format or _format(path)) for path in paths]
         if (STDIN, "parquet") in self._files:
             raise BulkError("Parquet cannot be read from standard input: name the file.")
-        self._sizes = [0 if path == STDIN else Path(path).stat().st_size for path in paths]
+        # Pipes have none.
+        self._sizes = [Path(path).stat().st_size if Path(path).is_file() else None for path in paths]
 
     def windows(self):
         """All rows as `Window`s, the same ones at each call.
@@ -82,13 +86,13 @@ class Inputs:
         numbers = count()
         for index, (path, format) in enumerate(self._files):
             row = 1
-            with _told(path), closing(_Source(path)) as source:
+            with _told(path), closing(_Source(path, self._directory)) as source:
                 for table, texts in _READERS[format](source, self._column):
                     yield Window(next(numbers), table, texts, (source.name, row), self._fraction(index, source))
                     row += len(texts)
 
     def _fraction(self, index, source):
-        if not all(self._sizes):
+        if None in self._sizes:
             return None
         return (sum(self._sizes[:index]) + source.position(self._sizes[index])) / sum(self._sizes)
 
@@ -101,9 +105,9 @@ class _Source:
         fraction: how much of it has been read, where its position does not tell.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, directory):
         self.name = "standard input" if path == STDIN else path
-        self._file = sys.stdin.buffer if path == STDIN else open(path, "rb")  # noqa: SIM115
+        self._file = sys.stdin.buffer if path == STDIN else open(os.path.join(directory, path), "rb")  # noqa: SIM115
         codec = COMPRESSIONS.get(Path(path).suffix)
         self.stream = io.BufferedReader(pa.CompressedInputStream(self._file, codec)) if codec else self._file
         self.fraction = None
@@ -138,10 +142,10 @@ class _Damaged(Exception):
 
 
 def _expand(pattern):
-    if pattern == STDIN or Path(pattern).is_file():
-        return [pattern]
     if Path(pattern).is_dir():
         raise BulkError(f"{pattern} is a directory: name its files, for example '{pattern.rstrip('/')}/*.parquet'.")
+    if pattern == STDIN or Path(pattern).exists():
+        return [pattern]
     if paths := sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file()):
         return paths
     raise BulkError(f"There is no file {pattern}.")

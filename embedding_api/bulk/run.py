@@ -75,7 +75,9 @@ def embed(inputs, output, description, encode, *, strict, say):
         parts.remove()
     say(f"{output}: {totals.rows:,} rows, {totals.tokens:,} tokens; {progress.summary()}.")
     if totals.truncated:
-        say(f"{totals.truncated:,} texts are longer than the model reads, and were embedded without their end.")
+        say(f"Texts longer than the model reads, embedded without their end: {totals.truncated:,}.")
     if totals.without_text:
         named = ", ".join(without_text) + (" …" if totals.without_text > len(without_text) else "")
-        say(f"{totals.without_text:,} rows have no text (null, blank, or not text); their embedding is null: {named}")
+        say(
+            f"Rows without text (null, blank, or not text), whose embedding is null: {totals.without_text:,} ({named})."
+        )

@@ -14,8 +14,8 @@ _log = logging.getLogger(__name__)
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-def load_encoder(settings):
-    """Load and warm the model that the settings name.
+def load_encoder(settings, cores=MACHINE):
+    """Load the model that the settings name, and warm it for passes on as many threads as `Cores` may give.
 
     Leaves the process with one thread, so that it can fork: OpenMP's threads do not survive that.
 
@@ -28,7 +28,7 @@ def load_encoder(settings):
         # sentence-transformers would make up some missing parts, and the vectors would be silently wrong.
         raise ConfigError(f"{directory} has no {missing}: set EMBEDDING_MODEL to a sentence-transformers model.")
     with _told_in_one_sentence(directory):
-        return _load(settings, directory)
+        return _load(settings, directory, cores)
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def _told_in_one_sentence(directory):
         ) from error
 
 
-def _load(settings, directory):
+def _load(settings, directory, cores):
     # Only now: these take seconds to import, and a model that is not there is told at once.
     import torch
     from tokenizers import Tokenizer as Backend
@@ -61,7 +61,7 @@ def _load(settings, directory):
     if settings.dtype == "bfloat16" and linear.bfloat16_is_slower():
         _log.warning("EMBEDDING_DTYPE=bfloat16 is slower than float32 on this CPU, and less exact")
     encoder = Encoder(model_name(settings), tokenizer, engine, prompt, settings.dtype, revision(directory))
-    for threads in {MACHINE.share, MACHINE.most}:
+    for threads in {cores.share, cores.most}:
         encoder.warm(threads)
     return encoder
 

@@ -1,0 +1,166 @@
+"""The bulk command beside the engine and sentence-transformers' pool of processes: `python -m benchmarks.bulk`.
+
+Half an hour on two cores. In each round the command embeds all of Cranfield's abstracts and a share of 200,000 short
+texts of generated lengths, and the others a sample of the same texts; figures are tokens a second while encoding, so
+without loading the model, medians over the rounds. `--memory` instead shows, in half an hour, that the command needs no
+more memory for 1,000,000 rows than for 10,000.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+from statistics import median
+
+import click
+import numpy as np
+
+from benchmarks import engines
+from benchmarks.engine import SPAWN, WORDS, Engine, cpu
+from embedding_api.config import usable_cores
+from tests.cranfield import load
+from tests.server import ROOT, pss
+
+SHORT_TEXTS = 200_000
+MEDIAN_WORDS = 8
+SAMPLES = {"Cranfield": (699, 140), "short texts": (8000, 2000)}  # for sentence-transformers, and for the engine
+COMMAND, POOL = "the command", "sentence-transformers' pool"
+ENGINE, CORES = "the engine, all cores in one pass", "the engine, one core, times the cores"
+MEMORY_ROWS = 10_000, 1_000_000
+
+
+@click.command()
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--memory", is_flag=True, help="Show memory instead of speed.")
+def main(rounds, memory):
+    with tempfile.TemporaryDirectory() as folder:
+        if memory:
+            measure_memory(Path(folder))
+        else:
+            measure_speed(Path(folder), rounds)
+
+
+def measure_speed(folder, rounds):
+    cases = {"Cranfield": load()[0], "short texts": generated(SHORT_TEXTS)}
+    tokenizer = engines.tokenizer()
+    cores = usable_cores()
+    one_pass, one_core, pool = Engine("ours, float32", cores, None), Engine("ours, float32", 1, None), Pool(cores)
+    speeds = {(case, name): [] for case in cases for name in (COMMAND, ENGINE, CORES, POOL)}
+    for number in range(rounds):
+        for case, texts in cases.items():
+            own = texts if case == "Cranfield" else texts[number::rounds]
+            of_pool, of_engine = (own[:: len(own) // size] for size in SAMPLES[case])
+            counts = [sum(len(each) for each in tokenizer.encode_batch(sample)) for sample in (of_pool, of_engine)]
+            speeds[case, COMMAND].append(command(folder, own))
+            speeds[case, ENGINE].append(counts[1] / one_pass.time(of_engine, 1))
+            speeds[case, CORES].append(counts[1] / one_core.time(of_engine, 1) * cores)
+            speeds[case, POOL].append(counts[0] / pool.time(of_pool))
+            print(
+                f"round {number + 1}, {case}: { ({name: round(speeds[case, name][-1]) for _, name in speeds}) }",
+                flush=True,
+            )
+    for engine in (one_pass, one_core, pool):
+        engine.stop()
+    print(f"\n{cpu()}, {date.today()}, float32, medians of {rounds} rounds (lowest to highest), tokens a second\n")
+    print(f"| | {' | '.join(cases)} |\n|---|{'---|' * len(cases)}")
+    for name in (COMMAND, ENGINE, CORES, POOL):
+        print(f"| {name} | {' | '.join(cell(speeds, case, name) for case in cases)} |")
+
+
+def cell(speeds, case, name):
+    own, commands = speeds[case, name], speeds[case, COMMAND]
+    times = f"; the command is {median(a / b for a, b in zip(commands, own, strict=True)):.2f} times as fast"
+    return f"{median(own):,.0f} ({min(own):,.0f}-{max(own):,.0f}){times if name != COMMAND else ''}"
+
+
+def generated(count, median_words=MEDIAN_WORDS):
+    """Texts of common words, their number of a log-normal distribution."""
+    chance = np.random.default_rng(1)
+    lengths = np.clip(chance.lognormal(np.log(median_words), 0.6, count), 1, 400).astype(int)
+    return [" ".join(chance.choice(WORDS, length)) for length in lengths]
+
+
+def command(folder, texts):
+    """Tokens a second of the command, as it says itself."""
+    source, output = folder / "texts.jsonl", folder / "vectors.parquet"
+    source.write_text("".join(json.dumps({"id": number, "text": text}) + "\n" for number, text in enumerate(texts)))
+    result = subprocess.run(arguments(source, output), cwd=ROOT, check=True, capture_output=True, text=True)
+    output.unlink()
+    return float(re.search(r"([\d,]+) tokens/s\.", result.stderr)[1].replace(",", ""))
+
+
+def arguments(source, output):
+    return [sys.executable, "-m", "embedding_api", "embed", str(source), str(output)]
+
+
+class Pool:
+    """SentenceTransformer.encode with a process for each core, each on one thread, as is best for it."""
+
+    def __init__(self, cores):
+        self._pipe, other = SPAWN.Pipe()
+        os.environ["OMP_NUM_THREADS"] = "1"
+        self._process = SPAWN.Process(target=serve_pool, args=(other, cores))
+        self._process.start()
+        self._pipe.recv()
+        del os.environ["OMP_NUM_THREADS"]
+
+    def time(self, texts):
+        """Seconds to encode the texts."""
+        self._pipe.send(texts)
+        return self._pipe.recv()
+
+    def stop(self):
+        self._pipe.send(None)
+        self._process.join()
+
+
+def serve_pool(pipe, cores):
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(engines.model(), device="cpu", local_files_only=True)
+    pool = model.start_multi_process_pool(["cpu"] * cores)
+    model.encode(["warm", "up"] * cores, pool=pool, chunk_size=1)
+    pipe.send("ready")
+    while texts := pipe.recv():
+        start = time.perf_counter()
+        # Chunks small enough that no process waits long for the other at the end.
+        model.encode(texts, pool=pool, chunk_size=max(32, len(texts) // (8 * cores)), normalize_embeddings=True)
+        pipe.send(time.perf_counter() - start)
+    model.stop_multi_process_pool(pool)
+
+
+def measure_memory(folder):
+    print(f"{cpu()}, {date.today()}, PSS of all processes of the command")
+    for rows in MEMORY_ROWS:
+        source, output = folder / "texts.jsonl", folder / "vectors.parquet"
+        with open(source, "w") as file:
+            file.writelines(json.dumps({"id": row, "text": text}) + "\n" for row, text in enumerate(generated(rows, 1)))
+        process = subprocess.Popen(arguments(source, output), cwd=ROOT, stderr=subprocess.DEVNULL)
+        samples = []
+        while process.poll() is None:
+            samples.append(sum(family(process.pid)))
+            time.sleep(1)
+        assert process.returncode == 0
+        tenths = [f"{max(part):,.0f}" for part in np.array_split(samples, 10)]
+        print(
+            f"{rows:,} rows in {len(samples)} s; highest MB in each tenth of the time: {', '.join(tenths)}", flush=True
+        )
+        output.unlink()
+
+
+def family(pid):
+    """The PSS of a process and of its children, in MB."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [pss(pid), *(memory for child in children for memory in family(int(child)))]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+if __name__ == "__main__":
+    main()

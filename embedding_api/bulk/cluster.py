@@ -1,0 +1,180 @@
+"""Encode on a Ray cluster: Ray Data streams texts to a pool of actors that hold the model, and brings back vectors."""
+
+import logging
+import os
+import re
+import socket
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from embedding_api.bulk import BulkError
+from embedding_api.bulk.parts import Totals, finished
+
+# Before ray is imported: it would otherwise send statistics of use to its makers.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# And this process would print lines for its developers.
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+try:
+    import ray
+    import ray.data
+    from ray.data.block import BlockMetadata
+except ImportError as error:
+    raise BulkError("Ray is not installed: 'pip install -r requirements-ray.txt', here and on the cluster.") from error
+
+import embedding_api
+from embedding_api.encoder.cores import Cores
+from embedding_api.encoder.loading import load_encoder
+
+_CONNECT_SECONDS = 10
+# Texts of a window that an actor gets at once: seconds of work.
+_PIECE_TEXTS = 128
+
+
+def encode(windows, progress, *, inputs, output, address, settings, workers, is_query, normalize):
+    """Encode windows on a cluster; the arguments and what is yielded are as those of `pool.encode`, but for the order.
+
+    The windows are read once more by a task on this machine, from where the texts go to the actors: other machines need
+    not see the input. What a machine that dies has not delivered is computed by another one.
+
+    Args:
+        inputs: the `Inputs` of the windows.
+        output: the run's; windows that have their part are not read again.
+        address: of a cluster; None for the one that RAY_ADDRESS names or that runs on this machine, else for a new one.
+        workers: actors, each on one core; None for as many as there are cores.
+    """
+    if settings.model and Path(settings.model).is_dir():
+        # Actors have another working directory.
+        settings = replace(settings, model=str(Path(settings.model).absolute()))
+    with _connected(address):
+        texts = ray.data.read_datasource(
+            _Texts(inputs, finished(output)),
+            num_cpus=0,  # or it would have to wait for the actors
+            override_num_blocks=1,
+            label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()},
+        )
+        vectors = texts.map_batches(
+            _Actor,
+            batch_size=None,
+            batch_format="pyarrow",
+            fn_constructor_args=(settings, is_query, normalize),
+            num_cpus=1,
+            concurrency=workers or int(ray.cluster_resources()["CPU"]),
+        )
+        yield from _windows(windows, vectors.iter_rows(), progress)
+
+
+@contextmanager
+def _connected(address):
+    package = os.path.dirname(embedding_api.__file__)
+    try:
+        if host_and_port := re.fullmatch(r"(.+):(\d+)", address or ""):
+            # Ray itself would try for minutes.
+            socket.create_connection(host_and_port.groups(), timeout=_CONNECT_SECONDS).close()
+        ray.init(
+            address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"py_modules": [package]},
+        )
+    except OSError as error:
+        raise BulkError(f"There is no Ray cluster at {address}: start it, or name another one.") from error
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # A piece shall go to the next free actor, and not wait until there are enough for a block.
+    context.target_max_block_size = 1
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class _Texts(ray.data.Datasource):
+    """The texts of windows, in pieces of texts of like length; each piece is a row, and a block, for Ray Data."""
+
+    def __init__(self, inputs, done):
+        super().__init__()
+        self._inputs, self._done = inputs, done
+
+    def estimate_inmemory_data_size(self):
+        return None
+
+    def get_read_tasks(self, parallelism, *args, **kwargs):
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ray.data.ReadTask(self._pieces, unknown)]
+
+    def _pieces(self):
+        try:
+            for window in self._inputs.windows():
+                if window.index not in self._done:
+                    yield from _pieces(window)
+        except BulkError:
+            # Whoever writes the vectors reads the same, and tells of it.
+            return
+
+
+def _pieces(window):
+    rows = [row for row, text in enumerate(window.texts) if text is not None]
+    rows.sort(key=lambda row: len(window.texts[row]), reverse=True)
+    for start in range(0, len(rows), _PIECE_TEXTS):
+        piece = rows[start : start + _PIECE_TEXTS]
+        yield pa.table({"window": [window.index], "rows": [piece], "texts": [[window.texts[row] for row in piece]]})
+
+
+class _Actor:
+    """The model in a process of its own."""
+
+    def __init__(self, settings, is_query, normalize):
+        self._encoder = load_encoder(settings, Cores(1))
+        self._encoder.run_in_worker(Cores(1), 1, lambda: None)
+        self._is_query, self._normalize = is_query, normalize
+
+    def __call__(self, piece):
+        [texts] = piece.column("texts").to_pylist()
+        tokenized = self._encoder.tokenize(texts, is_query=self._is_query)
+        vectors = self._encoder.encode(tokenized.ids, normalize=self._normalize)
+        done = {"tokens": [tokenized.count], "truncated": [len(tokenized.truncated)], "vectors": [vectors.tobytes()]}
+        return pa.table({"window": piece.column("window"), "rows": piece.column("rows")} | done)
+
+
+def _windows(windows, pieces, progress):
+    """Put together what comes in any order."""
+    windows, jobs = iter(windows), {}
+    for piece in pieces:
+        while piece["window"] not in jobs:
+            window = next(windows)
+            jobs[window.index] = _Job(window)
+        jobs[piece["window"]].add(piece, progress)
+        for index in [index for index, job in jobs.items() if not job.missing]:
+            yield jobs.pop(index).done(progress)
+    for window in windows:
+        yield _Job(window).done(progress)
+
+
+class _Job:
+    """A window, as far as its vectors have come."""
+
+    def __init__(self, window):
+        self._window = window
+        self._totals = Totals(rows=len(window.texts), without_text=window.texts.count(None))
+        self._vectors = None
+        self.missing = len(window.texts) - self._totals.without_text
+
+    def add(self, piece, progress):
+        rows = piece["rows"]
+        vectors = np.frombuffer(piece["vectors"], dtype=np.float32).reshape(len(rows), -1)
+        if self._vectors is None:
+            self._vectors = np.full((len(self._window.texts), vectors.shape[1]), np.nan, dtype=np.float32)
+        self._vectors[rows] = vectors
+        self._totals += Totals(tokens=piece["tokens"], truncated=piece["truncated"])
+        self.missing -= len(rows)
+        progress.advance(len(rows), piece["tokens"])
+
+    def done(self, progress):
+        progress.read(self._window, self._totals.tokens)
+        return self._window, self._vectors, self._totals

@@ -1,0 +1,36 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from embedding_api.bulk.parts import Totals
+from embedding_api.bulk.progress import Progress
+from embedding_api.bulk.reading import Window
+
+
+@pytest.fixture
+def progress():
+    progress = Progress()
+    yield progress
+    progress.close()
+
+
+@pytest.fixture
+def window():
+    """A function that makes a window of texts, or of rows with more columns than that."""
+
+    def window(texts, index=0, fraction=1, **columns):
+        table = pa.table({"text": pa.array(texts, pa.string())} | columns)
+        return Window(index, table, texts, ("a.jsonl", 1 + index * len(texts)), fraction)
+
+    return window
+
+
+@pytest.fixture
+def result(window):
+    """A function that makes a window and vectors for it, as an engine gives them."""
+
+    def result(texts, index=0, **columns):
+        vectors = np.array([[np.nan] * 2 if text is None else [len(text), index] for text in texts], dtype=np.float32)
+        return window(texts, index, **columns), vectors, Totals(len(texts), 10, 0, texts.count(None))
+
+    return result

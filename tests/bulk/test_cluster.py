@@ -1,0 +1,65 @@
+"""The bulk command on a Ray cluster: a real one of two nodes, on this machine."""
+
+import json
+import logging
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from embedding_api.bulk import BulkError, cluster, run
+from embedding_api.bulk.reading import Inputs
+from embedding_api.config import Settings
+
+# Ray leaves files and sockets open, and uses what Python deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+HOW = {"is_query": False, "normalize": True}
+
+
+@pytest.fixture
+def nodes():
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    yield nodes
+    nodes.shutdown()
+    logging.getLogger("ray").handlers.clear()
+
+
+def test_a_node_that_dies_costs_no_row_and_doubles_none(nodes, encoder, model, documents, tmp_path):
+    other = nodes.add_node(num_cpus=1)
+    output = tmp_path / "out.parquet"
+    documents = [document[:300] for document in documents]
+    texts = [*documents, "", *documents]
+    for start in range(0, len(texts), 16):  # files, and so windows, of a few rows
+        rows = [{"id": id, "text": texts[id]} for id in range(start, min(start + 16, len(texts)))]
+        (tmp_path / f"{start:03}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    inputs = Inputs([f"{tmp_path}/*.jsonl"])
+    settings = Settings(model=str(model.directory), model_name=model.name)
+    seen = []
+
+    def encode(windows, progress):
+        options = {"address": nodes.address, "settings": settings, "workers": None, **HOW}
+        for result in cluster.encode(windows, progress, inputs=inputs, output=output, **options):
+            seen.append(result[0].index)
+            if len(seen) == 2:
+                nodes.remove_node(other, allow_graceful=False)
+            yield result
+
+    description = run.description(encoder, model.directory, column="text", dtype="float32", **HOW)
+    run.embed(inputs, output, description, encode, strict=False, say=print)
+
+    assert sorted(seen) == list(range(26))
+    table = pyarrow.parquet.read_table(output)
+    assert table.column("id").to_pylist() == list(range(len(texts)))
+    vectors = table.column("embedding").to_pylist()
+    assert vectors.pop(200) is None
+    expected = encoder.encode(encoder.tokenize(documents).ids)
+    assert np.abs(np.array(vectors) - np.concatenate([expected, expected])).max() <= 2e-6
+
+
+def test_a_cluster_that_is_not_there_is_told(tmp_path):
+    options = {"settings": Settings(), "workers": None, "inputs": None, "output": tmp_path / "out.npy", **HOW}
+    with pytest.raises(BulkError, match=r"There is no Ray cluster at 127\.0\.0\.1:9"):
+        next(cluster.encode([], None, address="127.0.0.1:9", **options))

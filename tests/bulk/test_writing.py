@@ -1,0 +1,119 @@
+import io
+import json
+from datetime import date
+from decimal import Decimal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from embedding_api.bulk import BulkError
+from embedding_api.bulk.parts import EMBEDDING
+from embedding_api.bulk.writing import _PARTS_IN_GROUP, check_output, write_jsonl, write_npy, write_parquet
+
+
+def part(vectors, dtype=np.float32, **columns):
+    array = np.array([[np.nan] * 2 if vector is None else vector for vector in vectors], dtype=dtype)
+    missing = pa.array([vector is None for vector in vectors])
+    embedding = pa.FixedSizeListArray.from_arrays(pa.array(array.ravel()), 2, mask=missing)
+    return pa.table(columns | {EMBEDDING: embedding})
+
+
+def written(write, *parts):
+    file = io.BytesIO()
+    write(file, lambda: iter(parts), [part.schema for part in parts], {"model": "m"})
+    file.seek(0)
+    return file
+
+
+def test_parquet_has_all_columns_and_fixed_size_vectors():
+    parts = part([[1, 2], None], id=["a", "b"]), part([[3, 4]], id=["c"])
+    file = pa.parquet.ParquetFile(written(write_parquet, *parts))
+    table = file.read()
+    assert table.column("id").to_pylist() == ["a", "b", "c"]
+    assert table.column(EMBEDDING).to_pylist() == [[1, 2], None, [3, 4]]
+    kind = table.schema.field(EMBEDDING).type
+    assert pa.types.is_fixed_size_list(kind)
+    assert (kind.value_type, kind.list_size) == (pa.float32(), 2)
+    assert table.schema.metadata[b"model"] == b"m"
+
+
+def test_parquet_of_half_precision():
+    table = pa.parquet.read_table(written(write_parquet, part([[1, 2]], np.float16)))
+    assert table.schema.field(EMBEDDING).type.value_type == pa.float16()
+
+
+def test_row_groups_have_several_parts():
+    parts = [part([[number, 0]], id=[number]) for number in range(_PARTS_IN_GROUP + 1)]
+    file = pa.parquet.ParquetFile(written(write_parquet, *parts))
+    assert file.num_row_groups == 2
+    assert file.read().column("id").to_pylist() == list(range(len(parts)))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (pa.array([1]), pa.array([1.5]), [1.0, 1.5]),
+        (pa.array([1]), pa.array(["x"]), ["1", "x"]),
+        (pa.array([[1]]), pa.array(["x"]), ["[1]", "x"]),
+        (pa.array([True]), pa.array([2]), ["true", "2"]),
+        (pa.nulls(1), pa.array(["x"]), [None, "x"]),
+        (pa.array(["x"]), pa.array(["y"]).cast(pa.large_string()), ["x", "y"]),
+        (pa.array(["x"]), pa.array(["y"]).dictionary_encode(), ["x", "y"]),
+        (pa.array([{"a": 1}]), pa.array([{"b": "x"}]), [{"a": 1, "b": None}, {"a": None, "b": "x"}]),
+        (pa.array([{"a": {}}]), pa.array([{"a": {}}]), ['{"a":{}}', '{"a":{}}']),
+        (pa.array([b"\x01"]), pa.array([2]), ["01", "2"]),
+        (pa.array([Decimal("1.5")]), pa.array([date(2020, 1, 2)]), ["1.5", '"2020-01-02"']),
+    ],
+)
+def test_a_column_of_several_types_gets_one(first, second, expected):
+    table = pa.parquet.read_table(written(write_parquet, part([[1, 2]], c=first), part([[1, 2]], c=second)))
+    assert table.column("c").to_pylist() == expected
+
+
+def test_a_column_that_a_part_lacks_is_null():
+    table = pa.parquet.read_table(written(write_parquet, part([[1, 2]], a=[1]), part([[1, 2]], b=["x"])))
+    assert table.to_pylist() == [
+        {"a": 1, "b": None, EMBEDDING: [1, 2]},
+        {"a": None, "b": "x", EMBEDDING: [1, 2]},
+    ]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_npy_has_a_row_for_each_row_of_the_input(dtype, tmp_path):
+    path = tmp_path / "out.npy"
+    path.write_bytes(written(write_npy, part([[1, 2], None], dtype), part([[3, 4]], dtype)).read())
+    array = np.load(path, mmap_mode="r")
+    assert array.dtype == dtype
+    np.testing.assert_array_equal(array, [[1, 2], [np.nan] * 2, [3, 4]])
+
+
+def test_jsonl_has_all_fields():
+    parts = part([[1, 2.5], None], id=["ä", "b"], day=[date(2020, 1, 2)] * 2), part([[3, 4]], id=["c"])
+    lines = written(write_jsonl, *parts).read().decode().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"id": "ä", "day": "2020-01-02", EMBEDDING: [1, 2.5]},
+        {"id": "b", "day": "2020-01-02", EMBEDDING: None},
+        {"id": "c", EMBEDDING: [3, 4]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("out.csv", r"none of the endings that tell the output's format: \.parquet, \.npy, \.jsonl"),
+        ("there.npy", "is there already"),
+        ("missing/out.npy", "There is no directory"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_at_once(tmp_path, name, message):
+    (tmp_path / "there.npy").touch()
+    with pytest.raises(BulkError, match=message):
+        check_output(tmp_path / name)
+
+
+def test_an_output_whose_parts_are_left_is_made_again(tmp_path):
+    (tmp_path / "out.npy").touch()
+    (tmp_path / "out.npy.parts").mkdir()
+    check_output(tmp_path / "out.npy")
