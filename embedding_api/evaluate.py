@@ -108,9 +108,10 @@ def measure(collection, documents, queries):
     import ir_measures
     import torch
     from ir_measures import RR, R, nDCG
-    from sentence_transformers.util import semantic_search
+    from sentence_transformers.util import dot_score, semantic_search
 
-    hits = semantic_search(torch.from_numpy(queries), torch.from_numpy(documents), top_k=_DEPTH)
+    vectors = torch.from_numpy(queries), torch.from_numpy(documents)
+    hits = semantic_search(*vectors, top_k=_DEPTH, score_function=dot_score)
     names = list(collection.documents)
     run = {
         query: {names[hit["corpus_id"]]: hit["score"] for hit in of_query}

@@ -65,8 +65,19 @@ class Parts:
         self._lock = open(self._folder / "lock", "w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BulkError(f"Another process works on {self._folder}: let it end, or name another output.") from None
+            self._compare()
+        except BaseException as error:
+            self._lock.close()
+            if isinstance(error, BlockingIOError):
+                message = f"Another process works on {self._folder}: let it end, or name another output."
+                raise BulkError(message) from None
+            raise
+        return self
+
+    def __exit__(self, *error):
+        self._lock.close()
+
+    def _compare(self):
         path = self._folder / "run.json"
         if not path.exists():
             self.replace("run.json", lambda file: file.write(json.dumps(self._run, indent=1).encode()))
@@ -74,10 +85,6 @@ class Parts:
             raise BulkError(
                 f"{self._folder} holds the beginning of a run with {different}: go on with that, or delete the folder."
             )
-        return self
-
-    def __exit__(self, *error):
-        self._lock.close()
 
     def _differences(self, run):
         different = [name for name, own in self._run.items() if own != run.get(name)]

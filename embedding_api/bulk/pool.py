@@ -6,7 +6,7 @@ import signal
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from threading import Thread
@@ -21,6 +21,7 @@ from embedding_api.encoder.cores import Cores
 
 # Micro-batches that wait, for each process: while they are computed, the next window is read and tokenized.
 _AHEAD = 4
+_STOPPING = signal.SIGINT, signal.SIGTERM
 
 
 def encode(windows, progress, *, encoder, workers, is_query, normalize):
@@ -43,8 +44,9 @@ def encode(windows, progress, *, encoder, workers, is_query, normalize):
     gc.freeze()
     with ProcessPoolExecutor(workers, get_context("fork"), _settle, (encoder,)) as executor:
         try:
-            # Now, before any thread is started that might hold a lock.
-            executor.submit(os.getpid).result()
+            with _signals_wait():
+                # This forks all of them: now, before any thread is started that might hold a lock.
+                executor.submit(os.getpid)
             yield from _encode(windows, encoder, executor, workers * _AHEAD, is_query, normalize, progress)
         except BrokenProcessPool:
             raise BulkError(
@@ -118,6 +120,16 @@ class _Job:
         return len(batch), tokens
 
 
+@contextmanager
+def _signals_wait():
+    """Have SIGINT and SIGTERM wait: what their handlers raise in the hooks that run after a fork would be lost."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 # In a process of the pool.
 _encoder = None
 
@@ -127,6 +139,7 @@ def _settle(encoder):
     # Ctrl-C goes to all processes of a terminal; the parent has the word.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
     Thread(target=_end_with_parent, daemon=True).start()
     _encoder = encoder
     encoder.run_in_worker(Cores(1), 1, lambda: None)

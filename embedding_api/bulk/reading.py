@@ -279,7 +279,8 @@ def _csv_rows(reader, width):
 
 def _read_parquet(source, column):
     # In pages, not in whole row groups, which may be larger than the memory.
-    with pa.parquet.ParquetFile(source.stream, pre_buffer=False, buffer_size=1 << 20) as file:
+    in_pages = {"pre_buffer": False, "buffer_size": 1 << 20}
+    with pa.parquet.ParquetFile(source.stream, page_checksum_verification=True, **in_pages) as file:
         names = file.schema_arrow.names
         if column not in names:
             raise _no_column(column, names)

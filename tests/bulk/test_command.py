@@ -99,14 +99,17 @@ def test_queries_from_standard_input(run, tmp_path, encoder):
     assert np.linalg.norm(vectors, axis=1).min() > 1.1
 
 
-def test_a_full_disk_is_told_and_costs_nothing_that_was_done(run, corpus, tmp_path):
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
-
+def test_a_full_disk_is_told(command, run, corpus, tmp_path):
     options = "corpus.jsonl", "out.npy"
-    code, lines = run(*options, preexec_fn=limit)
-    assert code == 1
-    assert lines[-1] == "Error: out.npy cannot be written (File too large): mend that, and start again to go on."
+    process = command(*options)
+    wait_until((tmp_path / "out.npy.parts" / "run.json").exists)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    _, lines = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert (
+        lines.splitlines()[-1]
+        == "Error: out.npy cannot be written (File too large): mend that, and start again to go on."
+    )
     assert not (tmp_path / "out.npy").exists()
     assert run(*options)[0] == 0
     assert len(np.load(tmp_path / "out.npy")) == 200
