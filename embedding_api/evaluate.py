@@ -54,7 +54,7 @@ def load(folder, split="test"):
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CollectionError(f"{folder} has a damaged file ({type(error).__name__}: {error}).") from error
-    documents = {id: text for id, text in documents.items() if text.strip()}
+    documents = {id: text.strip() for id, text in documents.items() if text.strip()}
     queries = {id: text for id, text in queries.items() if text.strip() and judgements.get(id)}
     if not documents or not queries:
         raise CollectionError(f"{folder} has no documents, or no queries with judgements.")
@@ -62,10 +62,8 @@ def load(folder, split="test"):
 
 
 def _beir(folder, split):
-    documents = {
-        row["_id"]: f"{row.get('title') or ''} {row['text']}".strip() for row in _jsonl(folder / "corpus.jsonl")
-    }
-    queries = {row["_id"]: row["text"] for row in _jsonl(folder / "queries.jsonl")}
+    documents = {str(row["_id"]): f"{row.get('title') or ''} {row['text']}" for row in _jsonl(folder / "corpus.jsonl")}
+    queries = {str(row["_id"]): f"{row['text']}" for row in _jsonl(folder / "queries.jsonl")}
     judgements = {}
     with open(folder / "qrels" / f"{split}.tsv", newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file, delimiter="\t"):

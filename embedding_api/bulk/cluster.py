@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedding_api.bulk import BulkError
-from embedding_api.bulk.parts import Totals, finished
+from embedding_api.bulk.parts import Totals, digest, finished
 
 # Before ray is imported: it would otherwise send statistics of use to its makers.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -35,7 +35,7 @@ _CONNECT_SECONDS = 10
 _PIECE_TEXTS = 128
 
 
-def encode(windows, progress, *, inputs, output, address, settings, workers, is_query, normalize):
+def encode(windows, progress, *, inputs, output, dimension, address, settings, workers, is_query, normalize):
     """Encode windows on a cluster; the arguments and what is yielded are as those of `pool.encode`, but for the order.
 
     The windows are read once more by a task on this machine, from where the texts go to the actors: other machines need
@@ -44,6 +44,7 @@ def encode(windows, progress, *, inputs, output, address, settings, workers, is_
     Args:
         inputs: the `Inputs` of the windows.
         output: the run's; windows that have their part are not read again.
+        dimension: the length of a vector.
         address: of a cluster; None for the one that RAY_ADDRESS names or that runs on this machine, else for a new one.
         workers: actors, each on one core; None for as many as there are cores.
     """
@@ -65,7 +66,7 @@ def encode(windows, progress, *, inputs, output, address, settings, workers, is_
             num_cpus=1,
             concurrency=workers or int(ray.cluster_resources()["CPU"]),
         )
-        yield from _windows(windows, vectors.iter_rows(), progress)
+        yield from _windows(windows, vectors.iter_rows(), progress, dimension)
 
 
 @contextmanager
@@ -81,7 +82,7 @@ def _connected(address):
             logging_level=logging.ERROR,
             runtime_env={"py_modules": [package]},
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise BulkError(f"There is no Ray cluster at {address}: start it, or name another one.") from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -123,7 +124,9 @@ def _pieces(window):
     rows.sort(key=lambda row: len(window.texts[row]), reverse=True)
     for start in range(0, len(rows), _PIECE_TEXTS):
         piece = rows[start : start + _PIECE_TEXTS]
-        yield pa.table({"window": [window.index], "rows": [piece], "texts": [[window.texts[row] for row in piece]]})
+        texts = [window.texts[row] for row in piece]
+        of_window = {"window": [window.index], "digest": [digest(window)]}
+        yield pa.table(of_window | {"rows": [piece], "texts": [texts]})
 
 
 class _Actor:
@@ -138,43 +141,56 @@ class _Actor:
         [texts] = piece.column("texts").to_pylist()
         tokenized = self._encoder.tokenize(texts, is_query=self._is_query)
         vectors = self._encoder.encode(tokenized.ids, normalize=self._normalize)
+        same = {name: piece.column(name) for name in ("window", "digest", "rows")}
         done = {"tokens": [tokenized.count], "truncated": [len(tokenized.truncated)], "vectors": [vectors.tobytes()]}
-        return pa.table({"window": piece.column("window"), "rows": piece.column("rows")} | done)
+        return pa.table(same | done)
 
 
-def _windows(windows, pieces, progress):
+def _windows(windows, pieces, progress, dimension):
     """Put together what comes in any order."""
-    windows, jobs = iter(windows), {}
+    jobs = {}
+    to_come = (_Job(window, dimension) for window in windows)
     for piece in pieces:
         while piece["window"] not in jobs:
-            window = next(windows)
-            jobs[window.index] = _Job(window)
+            job = next(to_come, None)
+            if job is None:
+                raise _changed()
+            jobs[job.window.index] = job
         jobs[piece["window"]].add(piece, progress)
         for index in [index for index, job in jobs.items() if not job.missing]:
             yield jobs.pop(index).done(progress)
-    for window in windows:
-        yield _Job(window).done(progress)
+    # Windows without any text have no pieces.
+    for job in to_come:
+        if job.missing:
+            raise _changed()
+        yield job.done(progress)
+    if jobs:
+        raise _changed()
+
+
+def _changed():
+    return BulkError("The input has changed while it was read: start again to go on.")
 
 
 class _Job:
     """A window, as far as its vectors have come."""
 
-    def __init__(self, window):
-        self._window = window
+    def __init__(self, window, dimension):
+        self.window = window
+        self._digest = digest(window)
         self._totals = Totals(rows=len(window.texts), without_text=window.texts.count(None))
-        self._vectors = None
+        self._vectors = np.full((len(window.texts), dimension), np.nan, dtype=np.float32)
         self.missing = len(window.texts) - self._totals.without_text
 
     def add(self, piece, progress):
+        if piece["digest"] != self._digest:
+            raise _changed()
         rows = piece["rows"]
-        vectors = np.frombuffer(piece["vectors"], dtype=np.float32).reshape(len(rows), -1)
-        if self._vectors is None:
-            self._vectors = np.full((len(self._window.texts), vectors.shape[1]), np.nan, dtype=np.float32)
-        self._vectors[rows] = vectors
+        self._vectors[rows] = np.frombuffer(piece["vectors"], dtype=np.float32).reshape(len(rows), -1)
         self._totals += Totals(tokens=piece["tokens"], truncated=piece["truncated"])
         self.missing -= len(rows)
         progress.advance(len(rows), piece["tokens"])
 
     def done(self, progress):
-        progress.read(self._window, self._totals.tokens)
-        return self._window, self._vectors, self._totals
+        progress.read(self.window, self._totals.tokens)
+        return self.window, self._vectors, self._totals

@@ -49,8 +49,9 @@ def embed(inputs, output, column, format, query, no_normalize, dtype, strict, wo
     """
     # Only now: other commands need not wait until these are imported.
     from embedding_api.bulk import BulkError, run
-    from embedding_api.bulk.reading import STDIN, Inputs
-    from embedding_api.bulk.writing import check_output
+    from embedding_api.bulk.parts import check_output
+    from embedding_api.bulk.reading import Inputs
+    from embedding_api.bulk.writing import check_format
     from embedding_api.encoder.cores import Cores
     from embedding_api.encoder.loading import load_encoder
 
@@ -58,10 +59,11 @@ def embed(inputs, output, column, format, query, no_normalize, dtype, strict, wo
     try:
         if address and engine != "ray":
             raise BulkError("--address is of a Ray cluster: set --engine ray as well.")
-        if engine == "ray" and STDIN in inputs:
-            raise BulkError("Standard input cannot be read with --engine ray: name a file.")
+        check_format(output)
         check_output(output)
         sources = Inputs(inputs, column, format)
+        if engine == "ray" and not sources.repeatable:
+            raise BulkError("With --engine ray the input must be files, as it is read twice, not a pipe.")
         settings = Settings.from_env()
         directory = find_model(settings)
         encoder = load_encoder(settings, Cores(1))
@@ -70,6 +72,7 @@ def embed(inputs, output, column, format, query, no_normalize, dtype, strict, wo
             from embedding_api.bulk import cluster
 
             where = {"inputs": sources, "output": output, "address": address, "workers": workers}
+            where |= {"dimension": encoder.dimension}
             encode = partial(cluster.encode, settings=settings, **where, **how)
         else:
             from embedding_api.bulk import pool
@@ -79,9 +82,6 @@ def embed(inputs, output, column, format, query, no_normalize, dtype, strict, wo
         run.embed(sources, output, description, encode, strict=strict, say=partial(click.echo, err=True))
     except (BulkError, ConfigError) as error:
         raise click.ClickException(str(error)) from error
-    except OSError as error:
-        message = f"{output} cannot be written ({error.strerror or error}): mend that, and start again to go on."
-        raise click.ClickException(message) from error
     except KeyboardInterrupt:
         click.echo("Stopped: start it again to go on.", err=True)
         raise SystemExit(130) from None

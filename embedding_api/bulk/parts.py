@@ -1,16 +1,17 @@
 """What is done of a run: a file for each window, in a folder beside the output, until that is written in one go."""
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
-import shutil
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from embedding_api.bulk import BulkError
 
+_RUN, _LOCK = "run.json", "lock"
 # The column of vectors, in the parts and in the output.
 EMBEDDING = "embedding"
 
@@ -35,6 +36,26 @@ class Totals:
         return Totals(*(getattr(self, name) + getattr(other, name) for name in vars(self)))
 
 
+def check_output(output):
+    """Before any work is done.
+
+    Raises:
+        BulkError: the output is there, and no parts are left that it shall be made of anew; or it cannot be there.
+    """
+    if output.exists() and not (parts_folder(output) / _RUN).exists():
+        raise _is_there(output)
+    if output.is_dir() or not output.parent.is_dir():
+        raise BulkError(f"{output} cannot be a file in a directory that exists: name another output.")
+
+
+def _is_there(output):
+    return BulkError(f"{output} is there already: delete it, or name another output.")
+
+
+def _cannot_be_written(path, error):
+    return BulkError(f"{path} cannot be written ({error.strerror or error}): mend that, and start again to go on.")
+
+
 def parts_folder(output):
     """Where the parts of an output are."""
     return output.with_name(f"{output.name}.parts")
@@ -57,12 +78,16 @@ class Parts:
     """
 
     def __init__(self, output, run):
+        self._output = output
         self._folder = parts_folder(output)
         self._run = run
 
     def __enter__(self):
-        self._folder.mkdir(exist_ok=True)
-        self._lock = open(self._folder / "lock", "w")
+        try:
+            self._folder.mkdir(exist_ok=True)
+            self._lock = open(self._folder / _LOCK, "w")
+        except OSError as error:
+            raise _cannot_be_written(self._folder, error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._compare()
@@ -78,13 +103,22 @@ class Parts:
         self._lock.close()
 
     def _compare(self):
-        path = self._folder / "run.json"
-        if not path.exists():
-            self.replace("run.json", lambda file: file.write(json.dumps(self._run, indent=1).encode()))
-        elif different := self._differences(json.loads(path.read_text())):
-            raise BulkError(
-                f"{self._folder} holds the beginning of a run with {different}: go on with that, or delete the folder."
-            )
+        path = self._folder / _RUN
+        if path.exists():
+            try:
+                different = self._differences(json.loads(path.read_text()))
+            except ValueError:
+                raise BulkError(f"{path} is damaged: delete the folder.") from None
+            if different:
+                raise BulkError(f"{self._folder} was begun with {different}: go on with that, or delete the folder.")
+        elif others := [file.name for file in self._folder.iterdir() if file.suffix != ".tmp" and file.name != _LOCK]:
+            raise BulkError(f"{self._folder} holds {others[0]}, but no {_RUN}: delete the folder, or rename it.")
+        elif self._output.exists():
+            # Another process has made it while this one was starting.
+            self.remove()
+            raise _is_there(self._output)
+        else:
+            self.replace(_RUN, lambda file: file.write(json.dumps(self._run, indent=1).encode()))
 
     def _differences(self, run):
         different = [name for name, own in self._run.items() if own != run.get(name)]
@@ -101,7 +135,7 @@ class Parts:
                 noted = json.loads(file.schema.metadata[b"part"])
         except (FileNotFoundError, pa.ArrowInvalid):
             return None
-        if noted.pop("digest") != _digest(window):
+        if noted.pop("digest") != digest(window):
             name, first = window.place
             raise BulkError(
                 f"The rows of {name} from {first} on are not those that {self._folder} was begun with: bring them back,"
@@ -114,7 +148,7 @@ class Parts:
         missing = pa.array([text is None for text in window.texts])
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1], mask=missing)
         table = window.table.append_column(EMBEDDING, column)
-        noted = json.dumps({"digest": _digest(window)} | vars(totals))
+        noted = json.dumps({"digest": digest(window)} | vars(totals))
         table = table.replace_schema_metadata((table.schema.metadata or {}) | {"part": noted})
 
         def write(file):
@@ -148,32 +182,39 @@ class Parts:
         return sorted(self._folder.glob("*.arrow"))
 
     def replace(self, name, write, target=None):
-        """Have a file written, by a function of the open file, and only then give it its name, for good."""
-        temporary = self._folder / f"{name}.tmp"
+        """Have a file written, by a function of the open file, and only then give it its name, for good.
+
+        Raises:
+            BulkError: it cannot be written, for example as the disk is full.
+        """
+        temporary, target = self._folder / f"{name}.tmp", target or self._folder / name
         try:
             with open(temporary, "wb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError:
-            temporary.unlink()
-            raise
-        target = target or self._folder / name
-        os.replace(temporary, target)
+            os.replace(temporary, target)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise _cannot_be_written(target, error) from error
         folder = os.open(target.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
 
     def remove(self):
-        """Delete the folder."""
-        shutil.rmtree(self._folder)
+        """Delete the folder, but for what is not this class's. The run's note goes last: until then it can go on."""
+        for pattern in ("*.arrow", "*.tmp", _RUN, _LOCK):
+            for path in self._folder.glob(pattern):
+                path.unlink()
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
 
     def _path(self, index):
         return self._folder / f"{index:08}.arrow"
 
 
-def _digest(window):
-    """A hash of a window's rows, and of which have a text."""
+def digest(window):
+    """As text, a hash of a window's rows, and of which have a text."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, window.table.schema) as writer:
         writer.write_table(window.table.combine_chunks())

@@ -27,6 +27,7 @@ WINDOW_ROWS = 1024
 WINDOW_BYTES = 16 * 1024 * 1024
 # A longer line, or field of CSV, is none of a corpus, but a sign of missing line ends or quotes.
 MOST_LINE_BYTES = 64 * 1024 * 1024
+_DEEPEST = 30
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ class Window:
 
     @property
     def without_text(self):
-        """The rows without text, for people: `corpus.jsonl:17`."""
+        """The rows without text, for people: `corpus.jsonl row 17`."""
         name, first = self.place
-        return [f"{name}:{first + index}" for index, text in enumerate(self.texts) if text is None]
+        return [f"{name} row {first + index}" for index, text in enumerate(self.texts) if text is None]
 
 
 class Inputs:
@@ -74,8 +75,15 @@ class Inputs:
         self._files = [(path, format or _format(path)) for path in paths]
         if (STDIN, "parquet") in self._files:
             raise BulkError("Parquet cannot be read from standard input: name the file.")
+        if STDIN in paths and sys.stdin is None:
+            raise BulkError("Standard input is closed: name a file.")
         # Pipes have none.
         self._sizes = [Path(path).stat().st_size if Path(path).is_file() else None for path in paths]
+
+    @property
+    def repeatable(self):
+        """Whether all of them are files, which can be read more than once."""
+        return None not in self._sizes
 
     def windows(self):
         """All rows as `Window`s, the same ones at each call.
@@ -205,7 +213,11 @@ def _read_jsonl(source, column):
         known = known or column in names
         if not known:
             raise _no_column(column, names)
-        table = pa.table({name: _array([row.get(name) for row in rows]) for name in names})
+        try:
+            names = dict.fromkeys([*names, column])
+            table = pa.table({name: _array([row.get(name) for row in rows]) for name in names})
+        except orjson.JSONEncodeError:
+            raise _Damaged("has values that are nested too deeply") from None
         yield table, [_text(row.get(column)) for row in rows]
 
 
@@ -225,16 +237,16 @@ def _array(values):
         array = pa.array(values)
     except (pa.ArrowException, OverflowError):
         array = None
-    if array is None or has_empty_struct(array.type):
+    if array is None or not storable(array.type):
         array = pa.array(as_json(values), pa.string())
     return array
 
 
-def has_empty_struct(type):
-    """Whether objects without any field are somewhere in a type, which Parquet cannot have."""
-    if pa.types.is_struct(type) and not type.num_fields:
-        return True
-    return any(has_empty_struct(type.field(index).type) for index in range(type.num_fields))
+def storable(type, depth=0):
+    """Whether files can hold a type: Parquet has no objects without any field, and Arrow's files nest no deeper."""
+    if depth > _DEEPEST or (pa.types.is_struct(type) and not type.num_fields):
+        return False
+    return all(storable(type.field(index).type, depth + 1) for index in range(type.num_fields))
 
 
 def as_json(values):
@@ -282,6 +294,8 @@ def _read_parquet(source, column):
     in_pages = {"pre_buffer": False, "buffer_size": 1 << 20}
     with pa.parquet.ParquetFile(source.stream, page_checksum_verification=True, **in_pages) as file:
         names = file.schema_arrow.names
+        if len(set(names)) < len(names):
+            raise _Damaged("names a column twice: rename one")
         if column not in names:
             raise _no_column(column, names)
         rows = 0

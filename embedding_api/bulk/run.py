@@ -3,11 +3,14 @@
 import hashlib
 from contextlib import closing
 
+import orjson
+import pyarrow as pa
+
 import embedding_api
 from embedding_api.bulk import BulkError
-from embedding_api.bulk.parts import Parts, Totals
+from embedding_api.bulk.parts import EMBEDDING, Parts, Totals, finished, parts_folder
 from embedding_api.bulk.progress import Progress
-from embedding_api.bulk.writing import WRITERS
+from embedding_api.bulk.writing import check_format
 
 # Rows without text that are named at the end.
 _MOST_NAMED = 10
@@ -16,8 +19,9 @@ _MOST_NAMED = 10
 def description(encoder, directory, *, column, is_query, normalize, dtype):
     """What vectors depend on, apart from the texts: a run goes on only where all of it is the same."""
     weights = hashlib.sha256()
-    for path in sorted(directory.rglob("*.safetensors")):
-        weights.update(path.read_bytes())
+    for path in sorted(directory.rglob("*")):
+        if path.suffix in (".safetensors", ".json", ".txt"):
+            weights.update(path.read_bytes())
     return {
         "version": embedding_api.__version__,
         "model": encoder.model_name,
@@ -36,15 +40,14 @@ def embed(inputs, output, description, encode, *, strict, say):
 
     Args:
         inputs: the `Inputs`.
-        output: the output's `Path`; `writing.check_output` has passed.
+        output: the output's `Path`; `check_output` and `check_format` have passed.
         description: see the function of that name.
         encode: what computes, a function of windows and a `Progress`, such as `pool.encode`.
         strict: whether a row without text ends the run.
         say: called with each sentence that people are to read.
 
     Raises:
-        BulkError: something is wrong with the inputs, the parts or the processes.
-        OSError: the disk is full, or broken.
+        BulkError: something is wrong with the inputs, the parts, the disk or the processes.
     """
     totals, without_text = Totals(), []
     with Parts(output, description) as parts, closing(Progress()) as progress:
@@ -52,6 +55,8 @@ def embed(inputs, output, description, encode, *, strict, say):
         def to_do():
             nonlocal totals
             for window in inputs.windows():
+                if EMBEDDING in window.table.column_names:
+                    raise BulkError(f"{window.place[0]} has a column {EMBEDDING!r} already: rename it.")
                 names = window.without_text
                 if names and strict:
                     raise BulkError(f"{names[0]} has no text (it is null, blank, or not text), and --strict is set.")
@@ -65,13 +70,20 @@ def embed(inputs, output, description, encode, *, strict, say):
         for window, vectors, own in encode(to_do(), progress):
             parts.write(window, vectors.astype(description["dtype"]), own)
             totals += own
-        if not totals.rows:
+        if not totals.rows and not finished(output):
             parts.remove()
             raise BulkError("The input has no rows.")
         parts.check(totals.rows)
         metadata = {f"embedding_api.{name}": str(value) for name, value in description.items()}
-        write = WRITERS[output.suffix]
-        parts.replace("output", lambda file: write(file, parts.tables, parts.schemas(), metadata), output)
+        write = check_format(output)
+        try:
+            parts.replace("output", lambda file: write(file, parts.tables, parts.schemas(), metadata), output)
+        except (pa.ArrowException, orjson.JSONEncodeError, OverflowError, ValueError) as error:
+            others = parts_folder(output.with_suffix(".npy"))
+            raise BulkError(
+                f"{output} cannot hold a column of the input ({type(error).__name__}): rename {parts_folder(output)} to"
+                f" {others}, and start again with the output {output.with_suffix('.npy')}."
+            ) from error
         parts.remove()
     say(f"{output}: {totals.rows:,} rows, {totals.tokens:,} tokens; {progress.summary()}.")
     if totals.truncated:

@@ -6,25 +6,22 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from embedding_api.bulk import BulkError
-from embedding_api.bulk.parts import EMBEDDING, parts_folder
-from embedding_api.bulk.reading import as_json, has_empty_struct, to_json
+from embedding_api.bulk.parts import EMBEDDING
+from embedding_api.bulk.reading import as_json, storable, to_json
 
 # Parts that make a row group of Parquet: some 25 MB of vectors.
 _PARTS_IN_GROUP = 16
 
 
-def check_output(path):
-    """Before any work is done.
+def check_format(output):
+    """The function that writes an output's format, one of the below.
 
     Raises:
-        BulkError: the output cannot be written there.
+        BulkError: its ending tells none.
     """
-    if path.suffix not in WRITERS:
-        raise BulkError(f"{path} has none of the endings that tell the output's format: {', '.join(WRITERS)}.")
-    if path.exists() and not parts_folder(path).exists():
-        raise BulkError(f"{path} is there already: delete it, or name another output.")
-    if not path.parent.is_dir():
-        raise BulkError(f"There is no directory {path.parent}: make it, or name another output.")
+    if output.suffix not in _WRITERS:
+        raise BulkError(f"{output} has none of the endings that tell the output's format: {', '.join(_WRITERS)}.")
+    return _WRITERS[output.suffix]
 
 
 def write_parquet(file, tables, schemas, metadata):
@@ -36,7 +33,7 @@ def write_parquet(file, tables, schemas, metadata):
         schemas: of the parts, in their order.
         metadata: what the file's own metadata say of the vectors.
     """
-    schema = _common_schema(schemas, metadata)
+    schema = _common_schema(tables, schemas, metadata)
     # A dictionary of vectors, of which hardly two are the same, would only take time; and they cannot be compressed.
     others = [name for name in schema.names if name != EMBEDDING]
     compression = dict.fromkeys(others, "zstd") | {EMBEDDING: "none"}
@@ -74,7 +71,7 @@ def write_jsonl(file, tables, schemas, metadata):
             file.write(to_json(row, orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
 
 
-WRITERS = {".parquet": write_parquet, ".npy": write_npy, ".jsonl": write_jsonl}
+_WRITERS = {".parquet": write_parquet, ".npy": write_npy, ".jsonl": write_jsonl}
 
 
 def _vectors(table):
@@ -82,23 +79,28 @@ def _vectors(table):
     return column.values.to_numpy().reshape(len(table), column.type.list_size)
 
 
-def _common_schema(schemas, metadata):
+def _common_schema(tables, schemas, metadata):
     """All fields of all parts. Where a field has types that have nothing in common, it is text."""
     names = list(dict.fromkeys(name for schema in schemas for name in schema.names if name != EMBEDDING))
-    types = {name: {schema.field(name).type for schema in schemas if name in schema.names} for name in names}
-    fields = [pa.field(name, _common_type(types[name])) for name in names]
+    fields = [pa.field(name, _common_type(tables, schemas, name)) for name in names]
     # What pandas noted in a file of its own, such as which column is the index, still holds.
     noted = {key: value for key, value in (schemas[0].metadata or {}).items() if key == b"pandas"}
     return pa.schema([*fields, schemas[0].field(EMBEDDING)], noted | metadata)
 
 
-def _common_type(types):
+def _common_type(tables, schemas, name):
+    types = sorted({schema.field(name).type for schema in schemas if name in schema.names}, key=str)
     try:
-        schemas = [pa.schema([("", type)]) for type in sorted(types, key=str)]
-        common = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        common = pa.unify_schemas([pa.schema([("", type)]) for type in types], promote_options="permissive")
+        common = common.field(0).type
+        if len(types) > 1:
+            # A whole number of many digits, for example, has no float that is its equal.
+            for table in tables():
+                if name in table.column_names:
+                    table.column(name).cast(common)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
         return pa.string()
-    return pa.string() if has_empty_struct(common) else common
+    return common if storable(common) else pa.string()
 
 
 def _as(table, schema):
@@ -114,4 +116,4 @@ def _column(table, field):
         return column
     if field.type == pa.string():
         return pa.array(as_json(column.to_pylist()), pa.string())
-    return column.cast(field.type, safe=False)
+    return column.cast(field.type)

@@ -31,7 +31,7 @@ def test_a_node_that_dies_costs_no_row_and_doubles_none(nodes, encoder, model, d
     other = nodes.add_node(num_cpus=1)
     output = tmp_path / "out.parquet"
     documents = [document[:300] for document in documents]
-    texts = [*documents, "", *documents]
+    texts = [*documents, *[""] * 24, *documents]  # one window is without any text
     for start in range(0, len(texts), 16):  # files, and so windows, of a few rows
         rows = [{"id": id, "text": texts[id]} for id in range(start, min(start + 16, len(texts)))]
         (tmp_path / f"{start:03}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -41,6 +41,7 @@ def test_a_node_that_dies_costs_no_row_and_doubles_none(nodes, encoder, model, d
 
     def encode(windows, progress):
         options = {"address": nodes.address, "settings": settings, "workers": None, **HOW}
+        options |= {"dimension": encoder.dimension}
         for result in cluster.encode(windows, progress, inputs=inputs, output=output, **options):
             seen.append(result[0].index)
             if len(seen) == 2:
@@ -50,16 +51,28 @@ def test_a_node_that_dies_costs_no_row_and_doubles_none(nodes, encoder, model, d
     description = run.description(encoder, model.directory, column="text", dtype="float32", **HOW)
     run.embed(inputs, output, description, encode, strict=False, say=print)
 
-    assert sorted(seen) == list(range(26))
+    assert sorted(seen) == list(range(27))
     table = pyarrow.parquet.read_table(output)
     assert table.column("id").to_pylist() == list(range(len(texts)))
     vectors = table.column("embedding").to_pylist()
-    assert vectors.pop(200) is None
+    assert vectors[200:224] == [None] * 24
+    del vectors[200:224]
     expected = encoder.encode(encoder.tokenize(documents).ids)
     assert np.abs(np.array(vectors) - np.concatenate([expected, expected])).max() <= 2e-6
 
 
-def test_a_cluster_that_is_not_there_is_told(tmp_path):
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "nonsense"])
+def test_a_cluster_that_is_not_there_is_told(tmp_path, address):
     options = {"settings": Settings(), "workers": None, "inputs": None, "output": tmp_path / "out.npy", **HOW}
-    with pytest.raises(BulkError, match=r"There is no Ray cluster at 127\.0\.0\.1:9"):
-        next(cluster.encode([], None, address="127.0.0.1:9", **options))
+    with pytest.raises(BulkError, match=f"There is no Ray cluster at {address}"):
+        next(cluster.encode([], None, address=address, dimension=1, **options))
+
+
+@pytest.mark.parametrize("change", ["other", "more", "fewer"])
+def test_an_input_that_changes_between_the_two_readings_is_told(window, progress, change):
+    first, second = window(["a"]), window(["b"], index=1)
+    read_here = {"other": [window(["x"])], "more": [first, second], "fewer": []}[change]
+    [piece] = [table.to_pylist()[0] for table in cluster._pieces(first)]
+    piece |= {"tokens": 3, "truncated": 0, "vectors": np.ones(2, dtype=np.float32).tobytes()}
+    with pytest.raises(BulkError, match="has changed while it was read"):
+        list(cluster._windows(read_here, [piece], progress, 2))

@@ -72,7 +72,7 @@ def test_a_corpus_gets_the_services_vectors_though_it_was_killed(command, run, c
     code, lines = run("one/*.jsonl", "one.parquet")
     assert code == 0
     assert any(line.startswith("one.parquet: 200 rows, ") for line in lines)
-    assert lines[-1].endswith("whose embedding is null: 1 (one/000.jsonl:18).")
+    assert lines[-1].endswith("whose embedding is null: 1 (one/000.jsonl row 18).")
 
     assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
     table = pa.parquet.read_table(tmp_path / "one.parquet")
@@ -106,10 +106,8 @@ def test_a_full_disk_is_told(command, run, corpus, tmp_path):
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
     _, lines = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert (
-        lines.splitlines()[-1]
-        == "Error: out.npy cannot be written (File too large): mend that, and start again to go on."
-    )
+    told = "cannot be written (File too large): mend that, and start again to go on."
+    assert lines.splitlines()[-1] == f"Error: out.npy.parts/00000000.arrow {told}"
     assert not (tmp_path / "out.npy").exists()
     assert run(*options)[0] == 0
     assert len(np.load(tmp_path / "out.npy")) == 200
@@ -131,7 +129,7 @@ def test_it_stops_when_it_is_told_to(command, corpus, tmp_path, number):
         (["missing.jsonl", "out.npy"], "There is no file missing.jsonl."),
         (["corpus.jsonl", "out.csv"], "out.csv has none of the endings"),
         (["corpus.jsonl", "out.npy", "--address", "x"], "--address is of a Ray cluster"),
-        (["-", "out.npy", "--format", "text", "--engine", "ray"], "Standard input cannot be read with --engine ray"),
+        (["-", "out.npy", "--format", "text", "--engine", "ray"], "With --engine ray the input must be files"),
     ],
 )
 def test_mistakes_are_told_at_once_in_one_sentence(run, corpus, arguments, message):

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from embedding_api.bulk import BulkError
-from embedding_api.bulk.parts import EMBEDDING, Parts, Totals, finished, parts_folder
+from embedding_api.bulk.parts import EMBEDDING, Parts, Totals, check_output, finished, parts_folder
 
 RUN = {"model": "m", "dtype": "float32"}
 
@@ -71,7 +71,7 @@ def test_parts_of_another_run_are_refused(output):
     with Parts(output, RUN):
         pass
     with (
-        pytest.raises(BulkError, match=r"a run with dtype 'float32' instead of 'float16'"),
+        pytest.raises(BulkError, match=r"was begun with dtype 'float32' instead of 'float16'"),
         Parts(output, RUN | {"dtype": "float16"}),
     ):
         pass
@@ -97,10 +97,63 @@ def test_a_file_that_could_not_be_written_leaves_the_old_one(output, parts):
         file.write(b"new")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(BulkError, match=r"target cannot be written \(No space left on device\)"):
         parts.replace("output", fail, target)
     assert target.read_bytes() == b"old"
     assert not list(parts_folder(output).glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("there.npy", "is there already"), ("missing/out.npy", "in a directory that exists")]
+)
+def test_an_output_that_cannot_be_is_refused_at_once(tmp_path, name, message):
+    (tmp_path / "there.npy").touch()
+    with pytest.raises(BulkError, match=message):
+        check_output(tmp_path / name)
+
+
+def test_an_output_whose_parts_are_left_is_made_again(output):
+    with Parts(output, RUN):
+        output.touch()
+    check_output(output)
+    with Parts(output, RUN):
+        pass
+
+
+def test_an_output_that_another_process_has_made_meanwhile_is_refused(output):
+    check_output(output)
+    output.touch()
+    with pytest.raises(BulkError, match="is there already"), Parts(output, RUN):
+        pass
+    assert not parts_folder(output).exists()
+
+
+def test_a_folder_that_is_not_of_a_run_is_left_alone(output):
+    parts_folder(output).mkdir()
+    thesis = parts_folder(output) / "thesis"
+    thesis.touch()
+    with pytest.raises(BulkError, match=r"holds thesis, but no run\.json"), Parts(output, RUN):
+        pass
+    assert thesis.exists()
+
+
+def test_what_others_have_put_into_the_folder_stays(output, parts):
+    (parts_folder(output) / "thesis").touch()
+    parts.remove()
+    assert os.listdir(parts_folder(output)) == ["thesis"]
+
+
+def test_a_damaged_note_is_told(output):
+    parts_folder(output).mkdir()
+    (parts_folder(output) / "run.json").touch()
+    with pytest.raises(BulkError, match=r"run\.json is damaged"), Parts(output, RUN):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_told(output):
+    parts_folder(output).touch()
+    with pytest.raises(BulkError, match="cannot be written"), Parts(output, RUN):
+        pass
 
 
 def test_nothing_is_left_behind(output, parts, result):

@@ -51,7 +51,7 @@ def test_values_without_a_common_type_are_kept_as_json(write):
 def test_what_is_no_text_is_none(write, value):
     [window] = read(write("a.jsonl", json.dumps({"text": "a"}) + "\n" + json.dumps({"text": value})))
     assert window.texts == ["a", None]
-    assert window.without_text == ["a.jsonl:2"]
+    assert window.without_text == ["a.jsonl row 2"]
 
 
 @pytest.mark.parametrize(("ending", "delimiter"), [("csv", ","), ("tsv", "\t")])
@@ -137,6 +137,7 @@ def test_another_working_directory_does_not_matter(write, monkeypatch):
         ("a.parquet", b"PAR1 secret PAR1", "a.parquet is damaged"),
         ("a.txt.gz", gzip.compress(b"secret" * 100)[:30], "a.txt.gz is damaged"),
         ("a.txt.gz", b"secret", "a.txt.gz is damaged"),
+        ("a.jsonl", '{"text": ' + "[" * 400 + "]" * 400 + "}", "a.jsonl has values that are nested too deeply"),
         ("a.bin", b"secret", "a.bin has no ending that tells its format"),
     ],
 )
@@ -155,6 +156,34 @@ def test_damage_in_a_parquet_file_is_told(write):
         file.write(b"b")
     with pytest.raises(BulkError, match="is damaged"):
         read("a.parquet")
+
+
+def test_columns_of_one_name_are_told(write):
+    table = pa.Table.from_arrays([pa.array(["a"])] * 2, names=["text", "text"])
+    pa.parquet.write_table(table, "a.parquet")
+    with pytest.raises(BulkError, match="names a column twice"):
+        read("a.parquet")
+
+
+def test_rows_without_any_field_have_no_text(write, monkeypatch):
+    monkeypatch.setattr(reading, "WINDOW_ROWS", 1)
+    _, second = read(write("a.jsonl", '{"text": "a"}\n{}'))
+    assert second.texts == [None]
+    assert second.table.to_pylist() == [{"text": None}]
+
+
+def test_deep_values_are_kept_as_json(write):
+    value = {"a": 1}
+    for _ in range(40):
+        value = {"b": value}
+    [window] = read(write("a.jsonl", json.dumps({"text": "a", "deep": value})))
+    assert json.loads(window.table.column("deep")[0].as_py()) == value
+
+
+def test_a_closed_standard_input_is_told(monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(BulkError, match="closed"):
+        Inputs(["-"], format="text")
 
 
 def test_a_column_that_is_no_text_is_told(write):

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from embedding_api.bulk import BulkError, pool, reading, run
+from embedding_api.bulk import BulkError, pool, reading, run, writing
 from embedding_api.bulk.parts import parts_folder
 from embedding_api.bulk.reading import Inputs
 from tiny import TinyEngine, tiny_encoder
@@ -65,7 +65,7 @@ def test_every_row_is_in_the_output(embed, tmp_path):
             assert row["embedding"] == pytest.approx(expected)
     assert said[0].startswith(f"{tmp_path}/out.parquet: 30 rows, ")
     assert said[1].startswith("Rows without text (null, blank, or not text), whose embedding is null: 6 (")
-    assert "corpus.jsonl:5, " in said[1]
+    assert "corpus.jsonl row 5, " in said[1]
     assert not parts_folder(tmp_path / "out.parquet").exists()
 
 
@@ -93,7 +93,7 @@ def test_the_output_says_what_its_vectors_are(embed, tmp_path):
 def test_a_run_does_not_go_on_with_other_options(embed, change):
     with pytest.raises(InterruptedError):
         embed(encoder=tiny_encoder(StoppingEngine()))
-    with pytest.raises(BulkError, match=r"out\.parquet\.parts holds the beginning of a run with"):
+    with pytest.raises(BulkError, match=r"out\.parquet\.parts was begun with"):
         embed(**change)
 
 
@@ -112,7 +112,7 @@ def test_a_run_does_not_go_on_with_another_input(embed, corpus):
 
 
 def test_a_strict_run_ends_at_the_first_row_without_text(embed, corpus):
-    with pytest.raises(BulkError, match=r"corpus\.jsonl:5 has no text \(it is null, blank, or not text\)"):
+    with pytest.raises(BulkError, match=r"corpus\.jsonl row 5 has no text \(it is null, blank, or not text\)"):
         embed(strict=True)
     corpus.write_text(corpus.read_text().replace("null", '"mended"'))
     assert len(embed(strict=True)) == 1
@@ -133,6 +133,33 @@ def test_an_input_without_rows_is_told(embed, corpus, tmp_path):
     with pytest.raises(BulkError, match="no rows"):
         embed()
     assert not parts_folder(tmp_path / "out.parquet").exists()
+
+
+def test_an_input_that_is_empty_for_once_does_not_cost_what_was_done(embed, corpus):
+    with pytest.raises(InterruptedError):
+        embed(encoder=tiny_encoder(StoppingEngine()))
+    whole = corpus.read_text()
+    corpus.write_text("")
+    with pytest.raises(BulkError, match="fewer rows"):
+        embed()
+    corpus.write_text(whole)
+    assert "8 texts embedded" in embed()[0]
+
+
+def test_a_column_of_the_outputs_name_is_refused(embed, corpus):
+    corpus.write_text('{"text": "a", "embedding": [1, 2]}')
+    with pytest.raises(BulkError, match="has a column 'embedding' already"):
+        embed()
+
+
+def test_what_the_output_cannot_hold_is_told_and_can_be_had_otherwise(embed, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "to_json", lambda *_: int("no JSON"))
+        with pytest.raises(BulkError, match=r"out\.jsonl cannot hold a column of the input") as error:
+            embed("out.jsonl")
+    assert f"rename {tmp_path}/out.jsonl.parts to {tmp_path}/out.npy.parts" in str(error.value)
+    parts_folder(tmp_path / "out.jsonl").rename(parts_folder(tmp_path / "out.npy"))
+    assert "0 texts embedded" in embed("out.npy")[0]
 
 
 def test_texts_without_their_end_are_told(embed, corpus):
