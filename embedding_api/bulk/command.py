@@ -39,7 +39,7 @@ from embedding_api.encoder.model_files import find_model
     show_default=True,
     help="Where to compute: on this machine, or on a Ray cluster.",
 )
-@click.option("--address", help="Of the Ray cluster; without it one is started on this machine.")
+@click.option("--address", help="Of the Ray cluster; by default RAY_ADDRESS, or the one that runs here, or a new one.")
 def embed(inputs, output, column, format, query, no_normalize, dtype, strict, workers, engine, address):
     """Embed a corpus.
 
