@@ -22,6 +22,7 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 try:
     import ray
     import ray.data
+    import ray.exceptions
     from ray.data.block import BlockMetadata
 except ImportError as error:
     raise BulkError("Ray is not installed: 'pip install -r requirements-ray.txt', here and on the cluster.") from error
@@ -40,6 +41,9 @@ def encode(windows, progress, *, inputs, output, dimension, address, settings, w
 
     The windows are read once more by a task on this machine, from where the texts go to the actors: other machines need
     not see the input. What a machine that dies has not delivered is computed by another one.
+
+    Raises:
+        BulkError: there is no such cluster, it fails, or the input changes meanwhile.
 
     Args:
         inputs: the `Inputs` of the windows.
@@ -66,7 +70,12 @@ def encode(windows, progress, *, inputs, output, dimension, address, settings, w
             num_cpus=1,
             concurrency=workers or int(ray.cluster_resources()["CPU"]),
         )
-        yield from _windows(windows, vectors.iter_rows(), progress, dimension)
+        try:
+            yield from _windows(windows, vectors.iter_rows(), progress, dimension)
+        except ray.exceptions.RayError as error:
+            # The last line is that of what was raised there.
+            reason = str(error).strip().splitlines()[-1]
+            raise BulkError(f"The Ray cluster has failed ({reason}).") from error
 
 
 @contextmanager

@@ -76,3 +76,11 @@ def test_an_input_that_changes_between_the_two_readings_is_told(window, progress
     piece |= {"tokens": 3, "truncated": 0, "vectors": np.ones(2, dtype=np.float32).tobytes()}
     with pytest.raises(BulkError, match="has changed while it was read"):
         list(cluster._windows(read_here, [piece], progress, 2))
+
+
+def test_what_fails_on_the_cluster_is_told(tmp_path, progress):
+    (tmp_path / "a.txt").write_text("text")
+    inputs = Inputs([f"{tmp_path}/a.txt"])
+    options = {"settings": Settings(model="/missing"), "workers": 1, "output": tmp_path / "out.npy", **HOW}
+    with pytest.raises(BulkError, match=r"The Ray cluster has failed .*EMBEDDING_MODEL='/missing'"):
+        list(cluster.encode(inputs.windows(), progress, inputs=inputs, address="local", dimension=1, **options))
