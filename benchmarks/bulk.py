@@ -88,10 +88,15 @@ def generated(count, median_words=MEDIAN_WORDS):
 def command(folder, texts):
     """Tokens a second of the command, as it says itself."""
     source, output = folder / "texts.jsonl", folder / "vectors.parquet"
-    source.write_text("".join(json.dumps({"id": number, "text": text}) + "\n" for number, text in enumerate(texts)))
+    write(source, texts)
     result = subprocess.run(arguments(source, output), cwd=ROOT, check=True, capture_output=True, text=True)
     output.unlink()
     return float(re.search(r"([\d,]+) tokens/s\.", result.stderr)[1].replace(",", ""))
+
+
+def write(source, texts):
+    with open(source, "w") as file:
+        file.writelines(json.dumps({"id": row, "text": text}) + "\n" for row, text in enumerate(texts))
 
 
 def arguments(source, output):
@@ -138,8 +143,7 @@ def measure_memory(folder):
     print(f"{cpu()}, {date.today()}, PSS of all processes of the command")
     for rows in MEMORY_ROWS:
         source, output = folder / "texts.jsonl", folder / "vectors.parquet"
-        with open(source, "w") as file:
-            file.writelines(json.dumps({"id": row, "text": text}) + "\n" for row, text in enumerate(generated(rows, 1)))
+        write(source, generated(rows, median_words=1))
         process = subprocess.Popen(arguments(source, output), cwd=ROOT, stderr=subprocess.DEVNULL)
         samples = []
         while process.poll() is None:

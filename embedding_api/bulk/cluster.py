@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedding_api.bulk import BulkError
-from embedding_api.bulk.parts import Totals, digest, finished
+from embedding_api.bulk.parts import Totals, finished
 
 # Before ray is imported: it would otherwise send statistics of use to its makers.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -42,15 +42,15 @@ def encode(windows, progress, *, inputs, output, dimension, address, settings, w
     The windows are read once more by a task on this machine, from where the texts go to the actors: other machines need
     not see the input. What a machine that dies has not delivered is computed by another one.
 
-    Raises:
-        BulkError: there is no such cluster, it fails, or the input changes meanwhile.
-
     Args:
         inputs: the `Inputs` of the windows.
         output: the run's; windows that have their part are not read again.
         dimension: the length of a vector.
         address: of a cluster; None for the one that RAY_ADDRESS names or that runs on this machine, else for a new one.
         workers: actors, each on one core; None for as many as there are cores.
+
+    Raises:
+        BulkError: there is no such cluster, it fails, or the input changes meanwhile.
     """
     if settings.model and Path(settings.model).is_dir():
         # Actors have another working directory.
@@ -129,12 +129,11 @@ class _Texts(ray.data.Datasource):
 
 
 def _pieces(window):
-    rows = [row for row, text in enumerate(window.texts) if text is not None]
-    rows.sort(key=lambda row: len(window.texts[row]), reverse=True)
+    rows = sorted(window.with_text, key=lambda row: len(window.texts[row]), reverse=True)
     for start in range(0, len(rows), _PIECE_TEXTS):
         piece = rows[start : start + _PIECE_TEXTS]
         texts = [window.texts[row] for row in piece]
-        of_window = {"window": [window.index], "digest": [digest(window)]}
+        of_window = {"window": [window.index], "digest": [window.digest]}
         yield pa.table(of_window | {"rows": [piece], "texts": [texts]})
 
 
@@ -186,13 +185,12 @@ class _Job:
 
     def __init__(self, window, dimension):
         self.window = window
-        self._digest = digest(window)
-        self._totals = Totals(rows=len(window.texts), without_text=window.texts.count(None))
+        self._totals = Totals(rows=len(window.texts), without_text=len(window.texts) - len(window.with_text))
         self._vectors = np.full((len(window.texts), dimension), np.nan, dtype=np.float32)
-        self.missing = len(window.texts) - self._totals.without_text
+        self.missing = len(window.with_text)
 
     def add(self, piece, progress):
-        if piece["digest"] != self._digest:
+        if piece["digest"] != self.window.digest:
             raise _changed()
         rows = piece["rows"]
         self._vectors[rows] = np.frombuffer(piece["vectors"], dtype=np.float32).reshape(len(rows), -1)

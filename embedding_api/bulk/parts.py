@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -135,7 +134,7 @@ class Parts:
                 noted = json.loads(file.schema.metadata[b"part"])
         except (FileNotFoundError, pa.ArrowInvalid):
             return None
-        if noted.pop("digest") != digest(window):
+        if noted.pop("digest") != window.digest:
             name, first = window.place
             raise BulkError(
                 f"The rows of {name} from {first} on are not those that {self._folder} was begun with: bring them back,"
@@ -148,7 +147,7 @@ class Parts:
         missing = pa.array([text is None for text in window.texts])
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1], mask=missing)
         table = window.table.append_column(EMBEDDING, column)
-        noted = json.dumps({"digest": digest(window)} | vars(totals))
+        noted = json.dumps({"digest": window.digest} | vars(totals))
         table = table.replace_schema_metadata((table.schema.metadata or {}) | {"part": noted})
 
         def write(file):
@@ -211,13 +210,3 @@ class Parts:
 
     def _path(self, index):
         return self._folder / f"{index:08}.arrow"
-
-
-def digest(window):
-    """As text, a hash of a window's rows, and of which have a text."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, window.table.schema) as writer:
-        writer.write_table(window.table.combine_chunks())
-    digest = hashlib.blake2b(sink.getvalue(), digest_size=16)
-    digest.update(bytes(text is None for text in window.texts))
-    return digest.hexdigest()

@@ -99,8 +99,8 @@ class _Job:
 
     def __init__(self, window, encoder, executor, is_query, normalize):
         self.window = window
-        self._rows = np.array([row for row, text in enumerate(window.texts) if text is not None], dtype=int)
-        tokenized = encoder.tokenize([window.texts[row] for row in self._rows], is_query=is_query)
+        self._rows = np.array(window.with_text, dtype=int)
+        tokenized = encoder.tokenize([window.texts[row] for row in window.with_text], is_query=is_query)
         self.totals = Totals(
             rows=len(window.texts),
             tokens=tokenized.count,

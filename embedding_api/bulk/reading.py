@@ -3,11 +3,13 @@
 import codecs
 import csv
 import glob
+import hashlib
 import io
 import os
 import sys
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 
@@ -47,6 +49,21 @@ class Window:
     texts: list[str | None]
     place: tuple[str, int]
     fraction: float | None
+
+    @cached_property
+    def with_text(self):
+        """The indexes of the rows that have a text."""
+        return [row for row, text in enumerate(self.texts) if text is not None]
+
+    @cached_property
+    def digest(self):
+        """As text, a hash of the rows, and of which have a text."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self.table.schema) as writer:
+            writer.write_table(self.table.combine_chunks())
+        digest = hashlib.blake2b(sink.getvalue(), digest_size=16)
+        digest.update(bytes(text is None for text in self.texts))
+        return digest.hexdigest()
 
     @property
     def without_text(self):
