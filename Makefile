@@ -30,7 +30,7 @@ clean:
 	$(PYTHON) -m venv --clear .venv || { rm -rf .venv; exit 1; }
 
 # torch by itself first: PyTorch's index is asked for this one package only, and what it finds satisfies requirements.txt.
-.venv/installed: requirements.txt | .venv/bin/python
+.venv/installed: requirements.txt constraints.txt | .venv/bin/python
 	@echo "Installing into .venv; the first time this takes some minutes."
 	@$(PIP) --no-deps --retries 1 --extra-index-url $(CPU_INDEX) torch==$(TORCH)+cpu || { \
 	echo "****************************************************************************************************"; \
@@ -43,7 +43,7 @@ clean:
 	@$(PIP) -r requirements.txt
 	@touch $@
 
-.venv/installed-dev: requirements-dev.txt requirements-demo.txt .venv/installed
+.venv/installed-dev: requirements-dev.txt requirements-demo.txt requirements-evaluate.txt requirements-ray.txt .venv/installed
 	@$(PIP) -r requirements-dev.txt
 	@touch $@
 

@@ -1,6 +1,7 @@
 """How well the model retrieves: `python -m embedding_api evaluate`."""
 
 import csv
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,6 +131,8 @@ def evaluate(folder, split, workers):
     Prints nDCG@10, MRR@10 and recall@100, with and without the model's instruction before queries. Run it with another
     EMBEDDING_MODEL, EMBEDDING_DTYPE or EMBEDDING_ENGINE to judge the change.
     """
+    if importlib.util.find_spec("ir_measures") is None:
+        raise click.ClickException("ir-measures is not installed: 'pip install -r requirements-evaluate.txt'.")
     from embedding_api.bulk import BulkError
     from embedding_api.bulk.pool import encode_texts
     from embedding_api.encoder.cores import Cores

@@ -93,3 +93,10 @@ def test_the_command_prints_the_measures(beir, model, monkeypatch, encoder):
     assert names.split() == ["nDCG@10", "MRR@10", "recall@100"]
     assert rows[0].split() == ["without", "instruction", "1.0000", "1.0000", "1.0000"]
     assert len(rows) == (2 if encoder.query_prompt else 1)
+
+
+def test_without_the_measures_it_says_what_to_install(beir, monkeypatch):
+    monkeypatch.setattr(evaluate.importlib.util, "find_spec", lambda name: None)
+    result = CliRunner().invoke(evaluate.evaluate, [str(beir)])
+    assert result.exit_code == 1
+    assert result.output == "Error: ir-measures is not installed: 'pip install -r requirements-evaluate.txt'.\n"

@@ -1,0 +1,39 @@
+"""The compose file follows its schema, and what it names is there."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from server import ROOT
+
+COMPOSE = ROOT / "deploy" / "compose.yaml"
+
+
+@pytest.fixture
+def services():
+    return yaml.safe_load(COMPOSE.read_text())["services"]
+
+
+def test_it_follows_the_schema():
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", COMPOSE]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_what_it_mounts_is_there(services):
+    mounted = [volume.split(":")[0] for service in services.values() for volume in service.get("volumes", [])]
+    files = [COMPOSE.parent / name for name in mounted if name.startswith("./")]
+    assert len(files) == 3
+    assert all(file.is_file() for file in files)
+    assert (COMPOSE.parent / services["embedding"]["build"] / "Dockerfile").is_file()
+
+
+def test_nginx_and_prometheus_find_the_replicas(services):
+    replicas = (COMPOSE.parent / "nginx" / "embedding-replicas.conf").read_text()
+    assert "server embedding:7860 resolve" in replicas
+    (job,) = yaml.safe_load((COMPOSE.parent / "prometheus.yml").read_text())["scrape_configs"]
+    assert job["dns_sd_configs"][0]["names"] == ["embedding"]
+    assert job["dns_sd_configs"][0]["port"] == 7860
+    assert set(services) == {"embedding", "nginx", "prometheus"}
