@@ -24,6 +24,8 @@ apispec.ext.marshmallow, prometheus_client.multiprocess, pyarrow.parquet, senten
 transformers.models.bert.modeling_bert, tqdm"
 
 FROM packages AS model
+# A mirror of the Hugging Face Hub.
+ARG HF_ENDPOINT
 COPY embedding_api embedding_api
 RUN HF_HOME=/huggingface python -m embedding_api download && rm -rf /huggingface/xet
 
