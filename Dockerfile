@@ -27,7 +27,7 @@ FROM packages AS model
 # A mirror of the Hugging Face Hub.
 ARG HF_ENDPOINT
 COPY embedding_api embedding_api
-RUN HF_HOME=/huggingface python -m embedding_api download && rm -rf /huggingface/xet
+RUN HF_HOME=/huggingface python -m embedding_api download && chmod -R a+rX /huggingface
 
 FROM python:3.11.14-slim-bookworm AS without-model
 # A Hugging Face Space runs the container as user 1000.
