@@ -114,8 +114,8 @@ def service(model, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def documents(cranfield):
-    """200 texts of some 5 to 600 tokens."""
-    return cranfield[0][::7][:200]
+    """100 texts of some 5 to 600 tokens."""
+    return cranfield[0][::14][:100]
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,7 @@ def same_workers(service):
 def test_vectors_equal_sentence_transformers_from_several_clients(
     service, model, encoder, sentence_transformer, documents, queries, document_vectors
 ):
-    requests = [(documents[start : start + 9], {}, document_vectors[start : start + 9]) for start in range(0, 200, 9)]
+    requests = [(documents[start : start + 5], {}, document_vectors[start : start + 5]) for start in range(0, 100, 5)]
     query_vectors = sentence_transformer.encode(queries, prompt=encoder.query_prompt)
     requests += [([query], {"is_query": True}, query_vectors[[i]]) for i, query in enumerate(queries)]
     requests += [(queries, {"is_query": True, "normalize": True}, query_vectors)]

@@ -63,14 +63,14 @@ def test_a_corpus_gets_the_services_vectors_though_it_was_killed(command, run, c
             lines = [json.dumps(row) + "\n" for row in corpus[start : start + 20]]
             (folder / f"{start:03}.jsonl").write_text("".join(lines))
     process = command("two/*.jsonl", "two.parquet")
-    wait_until((tmp_path / "two.parquet.parts" / "00000002.arrow").exists)
+    wait_until((tmp_path / "two.parquet.parts" / "00000001.arrow").exists)
     process.kill()
     process.communicate()
     assert not (tmp_path / "two.parquet").exists()
     assert run("two/*.jsonl", "two.parquet")[0] == 0
     code, lines = run("one/*.jsonl", "one.parquet")
     assert code == 0
-    assert any(line.startswith("one.parquet: 200 rows, ") for line in lines)
+    assert any(line.startswith("one.parquet: 100 rows, ") for line in lines)
     assert lines[-1].endswith("whose embedding is null: 1 (one/000.jsonl row 18).")
 
     assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
@@ -109,7 +109,7 @@ def test_a_full_disk_is_told(command, run, corpus, tmp_path):
     assert lines.splitlines()[-1] == f"Error: out.npy.parts/00000000.arrow {told}"
     assert not (tmp_path / "out.npy").exists()
     assert run(*options)[0] == 0
-    assert len(np.load(tmp_path / "out.npy")) == 200
+    assert len(np.load(tmp_path / "out.npy")) == 100
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
