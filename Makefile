@@ -1,5 +1,6 @@
 # make serve   install, get the model and serve it on http://127.0.0.1:7860
 # make test    install, lint and test
+# make bench   measure the service beside others, for an hour (BENCH_FLAGS=… says what of it)
 
 # The first Python of 3.11 or newer; PYTHON=… names another.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -8,7 +9,9 @@ TORCH := $(shell sed -n 's/^torch==//p' requirements.txt)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: serve test clean
+PEERS := naive infinity fastembed
+
+.PHONY: serve test bench clean
 
 serve: .venv/installed
 	@.venv/bin/python -m embedding_api serve
@@ -19,8 +22,11 @@ test: .venv/installed-dev .venv-clients/installed
 	.venv/bin/hadolint Dockerfile
 	.venv/bin/python -m pytest $(PYTEST_FLAGS)
 
+bench: .venv/installed-bench $(PEERS:%=.bench/%/installed)
+	.venv/bin/python -m benchmarks.peers $(BENCH_FLAGS)
+
 clean:
-	rm -rf .venv .venv-clients
+	rm -rf .venv .venv-clients .bench
 
 .venv/bin/python:
 	@[ "$$(uname -s)" = Linux ] || { echo "Error: The service needs Linux; the Dockerfile has it."; exit 1; }
@@ -50,4 +56,17 @@ clean:
 .venv-clients/installed: requirements-clients.txt | .venv/bin/python
 	@.venv/bin/python -m venv --clear .venv-clients
 	@.venv-clients/bin/python -m pip --disable-pip-version-check install --quiet -r requirements-clients.txt
+	@touch $@
+
+.venv/installed-bench: benchmarks/requirements.txt .venv/installed-dev
+	@$(PIP) -r benchmarks/requirements.txt
+	@touch $@
+
+# As for .venv: the CPU build of torch first, whose version is then the one that is asked for.
+.bench/%/installed: benchmarks/peers/%.txt | .venv/bin/python
+	@echo "Installing $*, which the service is measured beside."
+	@.venv/bin/python -m venv --clear .bench/$*
+	@! grep -q ^torch $< || .bench/$*/bin/python -m pip --disable-pip-version-check install --quiet \
+	--extra-index-url $(CPU_INDEX) "$$(grep ^torch $<)+cpu"
+	@.bench/$*/bin/python -m pip --disable-pip-version-check install --quiet -r $<
 	@touch $@

@@ -13,13 +13,11 @@ an answer was wrong or unclean or took two seconds longer than without kills, or
 
 import contextlib
 import itertools
-import json
 import math
 import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -28,7 +26,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from statistics import median
 
 import click
@@ -36,6 +33,7 @@ import numpy as np
 
 from benchmarks import soak
 from benchmarks.engine import Engine, cpu, texts
+from benchmarks.load import SHORT_PAUSE, SHORT_TIMEOUT, Load, send_all, short_beside_bulk
 from benchmarks.memory import highest_total, largest_requests, memory, show, wait_for_workers
 from embedding_api.config import Settings, usable_cores
 from embedding_api.encoder.model_files import find_model
@@ -48,7 +46,6 @@ SHORT_TARGETS = {1: 0.97, 4: 1.1, 16: 1.8}  # by clients
 ENGINE_TEXTS, ENGINE_TARGET = 8, 0.65
 QUERIES_CLIENTS, QUERIES_TARGET = 16, 1.6
 IDLE_SECONDS = 8
-SHORT_PAUSE = 0.2  # from the start of one short query to that of the next
 BULK_CLIENTS, BULK_REQUESTS = 2, 4  # so many in all, each of 32 texts of 512 tokens
 BESIDE_TARGET, BULK_TARGET, CROWD_TARGET = 3, 0.9, 0.5
 MIDDLE_REQUESTS = {1: 5, 4: 12}  # of 32 texts of 100 tokens, by clients
@@ -60,31 +57,7 @@ KILL_CLIENTS = 16
 USUAL_SECONDS = 10
 KILL_TOLERANCE = 1e-5
 KILL_DELAY = 2  # seconds that a request may take longer because a worker is killed
-SHORT_TIMEOUT = 30
 ALONE = 50
-
-WRK = """
-local requests, place = {}, 0
-
-function init(arguments)
-  local headers = {["Content-Type"] = "application/json", ["Connection"] = "close"}
-  for body in io.lines(arguments[1]) do
-    requests[#requests + 1] = wrk.format("POST", "/embed", headers, body)
-  end
-  place = tonumber(arguments[2])
-end
-
-function request()
-  place = place % #requests + 1
-  return requests[place]
-end
-
-function done(summary)
-  local errors = summary.errors
-  local sum = errors.connect + errors.read + errors.write + errors.status + errors.timeout
-  io.write(string.format("requests %d microseconds %d errors %d\\n", summary.requests, summary.duration, sum))
-end
-"""
 
 
 @click.command()
@@ -175,31 +148,6 @@ class Bench:
         return values
 
 
-class Load:
-    """Sends requests of one text each, by wrk with one thread."""
-
-    def __init__(self, directory, name, bodies):
-        self._script = directory / "wrk.lua"
-        self._script.write_text(WRK)
-        self._bodies = directory / f"{name}.bodies"
-        self._bodies.write_text("".join(json.dumps({"texts": text}) + "\n" for text in bodies))
-        self._count = len(bodies)
-
-    def __call__(self, server, clients, seconds):
-        """Answers a second; NaN where one of them was an error."""
-        options = ["-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", f"{SHORT_TIMEOUT}s", "-s", str(self._script)]
-        arguments = [server.url, "--", str(self._bodies), str(random.randrange(self._count))]
-        output = subprocess.run(
-            ["wrk", *options, *arguments], capture_output=True, text=True, check=True, timeout=seconds + 60
-        ).stdout
-        found = re.search(r"^requests (\d+) microseconds (\d+) errors (\d+)$", output, re.MULTILINE)
-        requests, microseconds, errors = map(int, found.groups())
-        if errors or not requests or "Non-2xx" in output:
-            print(f"  {errors} errors beside {requests} answers:\n{output}")
-            return math.nan
-        return requests / microseconds * 1e6
-
-
 def short(bench):
     for clients, target in SHORT_TARGETS.items():
         title = f"queries of {SHORT_TOKENS} tokens, {clients} client{'s' * (clients > 1)}"
@@ -255,7 +203,12 @@ class EngineAlone:
 def beside(bench):
     """A short query now and then, beside clients that send large requests without pause."""
     workers = len(bench.servers["on"].workers())
-    measure_with = lambda clients: lambda name: short_beside_bulk(bench, bench.servers[name], clients)  # noqa: E731
+
+    def measure_with(clients):
+        bulk = texts(32 * max(BULK_REQUESTS, clients), 512)
+        requests = [bulk[at : at + 32] for at in range(0, len(bulk), 32)]
+        return lambda name: short_beside_bulk(bench.servers[name], bench.short_texts, requests, clients, IDLE_SECONDS)
+
     results = bench.interleave(bench.names, measure_with(BULK_CLIENTS))
     print(f"\na short query every {SHORT_PAUSE} s beside {BULK_CLIENTS} clients with 32 texts of 512 tokens")
     for name, rounds in results.items():
@@ -268,71 +221,6 @@ def beside(bench):
     print(f"\na short query beside {workers} such clients, as many as workers\n  on      {describe(results['on'])}")
     slowest = median(result["beside"][1] for result in results["on"])
     print(f"  p95 {slowest:.3f} s, target less than {CROWD_TARGET} s: {verdict(slowest < CROWD_TARGET)}", flush=True)
-
-
-def short_beside_bulk(bench, server, clients):
-    """p50 and p95 of the short query in seconds, idle and beside bulk, and the texts a second of the latter."""
-    stop = time.monotonic() + IDLE_SECONDS
-    idle = short_queries(bench, server, lambda: time.monotonic() >= stop)
-    each = max(BULK_REQUESTS, clients)
-    bulk = texts(32 * each, 512)
-    with ThreadPoolExecutor(1) as pool:
-        sent = pool.submit(send_all, server, clients, [bulk[at : at + 32] for at in range(0, len(bulk), 32)])
-        time.sleep(SHORT_PAUSE)
-        beside_it = short_queries(bench, server, sent.done)
-    seconds, refused = sent.result()
-    percentiles = {"idle": np.percentile(idle, (50, 95)), "beside": np.percentile(beside_it, (50, 95))}
-    return percentiles | {"rate": len(bulk) / seconds, "sent": len(beside_it), "refused": refused}
-
-
-def short_queries(bench, server, done):
-    """Seconds of each of the short queries that are sent one after the other."""
-    taken = []
-    while not taken or not done():
-        began = time.monotonic()
-        reply = server.embed(next(bench.short_texts))
-        if reply.status != 200:
-            raise SystemExit(f"A short query got {reply.status}: {reply.body[:300]!r}")
-        taken.append(time.monotonic() - began)
-        time.sleep(max(0, SHORT_PAUSE - taken[-1]))
-    return taken
-
-
-def send_all(server, clients, requests):
-    """Send large requests, each client one after the other, and whichever is free the next.
-
-    All of them count, and the time is that from the first's start to the last's end: what was under way at some moment
-    need not be guessed. Who is refused gives the request back and waits as it was told.
-
-    Returns:
-        The seconds, and how often the service refused.
-    """
-    waiting = SimpleQueue()
-    for request in requests:
-        waiting.put(request)
-
-    def run(_):
-        refused, answered = 0, 0.0
-        while True:
-            try:
-                request = waiting.get_nowait()
-            except Empty:
-                return refused, answered
-            # The largest requests from every worker take minutes each.
-            reply = server.embed(request, timeout=3600)
-            if reply.status == 200:
-                answered = time.monotonic()
-            elif reply.status == 503:
-                waiting.put(request)
-                refused += 1
-                time.sleep(float(reply.headers["Retry-After"]))
-            else:
-                raise SystemExit(f"The service answered {reply.status}: {reply.body[:300]!r}")
-
-    began = time.monotonic()
-    with ThreadPoolExecutor(clients) as pool:
-        refusals, answers = zip(*pool.map(run, range(clients)), strict=True)
-    return max(answers) - began, sum(refusals)
 
 
 def middle(bench):
@@ -357,7 +245,7 @@ def memory_use(server, settings):
     show("idle", memory(server))
     highest = 0
     for name, request in largest_requests(settings).items():
-        with highest_total(server) as samples:
+        with highest_total(lambda: memory(server)) as samples:
             reached = on_every_worker(server, workers, request)
         show(f"highest, {name}, {reached} workers had it", max(samples, key=sum))
         highest = max(highest, *map(sum, samples))

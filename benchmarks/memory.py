@@ -70,7 +70,7 @@ def measure(server, settings):
     on_all_workers(server, WORKERS, different_texts(30, 512))
     show("idle", memory(server))
     for name, texts in largest_requests(settings).items():
-        with highest_total(server) as samples:
+        with highest_total(lambda: memory(server)) as samples:
             seconds = on_all_workers(server, WORKERS, texts)
         show(f"peak, {name}, {seconds:.0f} s", max(samples, key=lambda sample: sum(sample)))
     show("after", memory(server))
@@ -108,10 +108,10 @@ def patiently(server, texts):
 
 
 class highest_total:
-    """Collects samples of `memory` while the `with` block runs."""
+    """Collects what a function returns, twice a second, while the `with` block runs."""
 
-    def __init__(self, server):
-        self._server = server
+    def __init__(self, sample):
+        self._take = sample
         self._samples = []
         self._done = threading.Event()
 
@@ -122,7 +122,7 @@ class highest_total:
 
     def _sample(self):
         while True:
-            self._samples.append(memory(self._server))
+            self._samples.append(self._take())
             if self._done.wait(SAMPLE_SECONDS):
                 return
 

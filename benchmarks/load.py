@@ -1,0 +1,153 @@
+"""What the benchmarks send: short requests by wrk, as a client in Python would take too much of the cores that it
+shares with the service, and large ones, and a short one now and then beside them.
+
+A server is anything with a `url` and a method `embed(texts, timeout)` that returns a `tests.server.Reply`.
+"""
+
+import json
+import math
+import random
+import re
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from queue import Empty, SimpleQueue
+
+import numpy as np
+
+SHORT_TIMEOUT = 30
+SHORT_PAUSE = 0.2  # from the start of one short query to that of the next
+
+WRK = """
+local requests, place = {}, 0
+
+function init(arguments)
+  for body in io.lines(arguments[1]) do
+    requests[#requests + 1] = wrk.format("POST", arguments[2], {["Content-Type"] = "application/json"}, body)
+  end
+  place = tonumber(arguments[3])
+end
+
+function request()
+  place = place % #requests + 1
+  return requests[place]
+end
+
+function done(summary)
+  local errors = summary.errors
+  local sum = errors.connect + errors.read + errors.write + errors.status + errors.timeout
+  io.write(string.format("requests %d microseconds %d errors %d\\n", summary.requests, summary.duration, sum))
+end
+"""
+
+
+class LoadError(Exception):
+    """A server has answered with an error."""
+
+
+def embed_fields(texts):
+    """The fields of a request to /embed."""
+    return {"texts": texts}
+
+
+class Load:
+    """Sends requests of one text each, by wrk with one thread.
+
+    Args:
+        path, fields: the API that they are for: where to post, and what makes a request's fields of a text.
+    """
+
+    def __init__(self, directory, name, texts, path="/embed", fields=embed_fields):
+        self._script = directory / "wrk.lua"
+        self._script.write_text(WRK)
+        self._bodies = directory / f"{name}.bodies"
+        self._bodies.write_text("".join(json.dumps(fields(text)) + "\n" for text in texts))
+        self._count = len(texts)
+        self._path = path
+
+    def __call__(self, server, clients, seconds):
+        """Answers a second; NaN where one of them was an error."""
+        options = ["-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", f"{SHORT_TIMEOUT}s", "-s", str(self._script)]
+        arguments = [server.url, "--", str(self._bodies), self._path, str(random.randrange(self._count))]
+        output = subprocess.run(
+            ["wrk", *options, *arguments], capture_output=True, text=True, check=True, timeout=seconds + 60
+        ).stdout
+        found = re.search(r"^requests (\d+) microseconds (\d+) errors (\d+)$", output, re.MULTILINE)
+        requests, microseconds, errors = map(int, found.groups())
+        if errors or not requests or "Non-2xx" in output:
+            print(f"  {errors} errors beside {requests} answers:\n{output}")
+            return math.nan
+        return requests / microseconds * 1e6
+
+
+def short_beside_bulk(server, short_texts, requests, clients, idle_seconds):
+    """Send large requests, and a short query now and then beside them.
+
+    Args:
+        short_texts: an iterator over texts.
+        requests: the large requests, each a list of texts, which so many clients send.
+        idle_seconds: for how long to send short queries alone before.
+
+    Returns:
+        A dictionary: "idle" and "beside", p50 and p95 of the short query in seconds; "rate", the texts a second of the
+        large requests; "sent", how many short queries were sent beside them; "refused", how often a large one was.
+    """
+    stop = time.monotonic() + idle_seconds
+    idle = short_queries(server, short_texts, lambda: time.monotonic() >= stop)
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(send_all, server, clients, requests)
+        time.sleep(SHORT_PAUSE)
+        beside_it = short_queries(server, short_texts, sent.done)
+    seconds, refused = sent.result()
+    percentiles = {"idle": np.percentile(idle, (50, 95)), "beside": np.percentile(beside_it, (50, 95))}
+    return percentiles | {"rate": sum(map(len, requests)) / seconds, "sent": len(beside_it), "refused": refused}
+
+
+def short_queries(server, texts, done):
+    """Seconds of each of the short queries that are sent one after the other."""
+    taken = []
+    while not taken or not done():
+        began = time.monotonic()
+        reply = server.embed(next(texts))
+        if reply.status != 200:
+            raise LoadError(f"A short query got {reply.status}: {reply.body[:300]!r}")
+        taken.append(time.monotonic() - began)
+        time.sleep(max(0, SHORT_PAUSE - taken[-1]))
+    return taken
+
+
+def send_all(server, clients, requests):
+    """Send large requests, each client one after the other, and whichever is free the next.
+
+    All of them count, and the time is that from the first's start to the last's end: what was under way at some moment
+    need not be guessed. Who is refused gives the request back and waits as it was told.
+
+    Returns:
+        The seconds, and how often the service refused.
+    """
+    waiting = SimpleQueue()
+    for request in requests:
+        waiting.put(request)
+
+    def run(_):
+        refused, answered = 0, 0.0
+        while True:
+            try:
+                request = waiting.get_nowait()
+            except Empty:
+                return refused, answered
+            # The largest requests from every worker take minutes each.
+            reply = server.embed(request, timeout=3600)
+            if reply.status == 200:
+                answered = time.monotonic()
+            elif reply.status == 503:
+                waiting.put(request)
+                refused += 1
+                time.sleep(float(reply.headers["Retry-After"]))
+            else:
+                raise LoadError(f"The server answered {reply.status}: {reply.body[:300]!r}")
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(clients) as pool:
+        refusals, answers = zip(*pool.map(run, range(clients)), strict=True)
+    return max(answers) - began, sum(refusals)

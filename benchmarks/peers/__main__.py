@@ -1,0 +1,76 @@
+"""The service beside what one would use in its place: `make bench`, some forty minutes on two cores.
+
+Each server has an environment of its own under .bench/, the same model, all cores that this process may use, and its
+own defaults. First each is started alone, for its start and its memory. Then all of them run, and in each round each
+has its turn with each case, while the others do nothing. Figures are medians over the rounds. A server whose vectors
+differ from sentence-transformers' (cosine below 0.999), or that answers with errors, gets no figures. Needs wrk, and
+some 8 GB of memory. Tables and figure go to docs/.
+"""
+
+import json
+import shutil
+import signal
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from benchmarks import engines
+from benchmarks.engine import SPAWN
+from benchmarks.load import LoadError
+from benchmarks.peers import reference, report, servers
+from benchmarks.peers.cases import Results, check_vectors, measure_cases, measure_starts
+from benchmarks.peers.servers import BENCH, Peer, Running
+from tests.cranfield import load
+
+
+@click.command()
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--starts", default=3, show_default=True, help="How often each server is started.")
+@click.option("--seconds", default=3, show_default=True, help="Of a measurement with wrk.")
+@click.option("--tei", metavar="PATH", help="text-embeddings-router, to be measured as well.")
+@click.option("--openai", metavar="URL", multiple=True, help="A server that runs already: http://HOST:PORT/v1")
+@click.option("--openai-model", default="BAAI/bge-small-en-v1.5", show_default=True, help="What it calls the model.")
+def main(rounds, starts, seconds, tei, openai, openai_model):
+    # Who stops it, by a timeout as well, stops what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    if not shutil.which("wrk"):
+        raise click.UsageError("Install wrk, which sends the short requests: apt-get install wrk")
+    model = Path(engines.model())
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
+        directory = Path(directory)
+        with ProcessPoolExecutor(1, mp_context=SPAWN) as process:
+            process.submit(reference.export, model, directory / "onnx").result()
+            documents, queries = load()
+            sent = [*queries[:16], *documents[:16]]
+            known = sent, process.submit(reference.vectors, sent).result()
+        known_peers = servers.peers(model, directory / "onnx")
+        known_peers += [servers.tei(tei, model)] if tei else []
+        known_peers += [Peer(f"{url}", servers.openai(openai_model, "/embeddings"), url=url) for url in openai]
+        by_name = {peer.name: peer for peer in known_peers}
+        results = Results(by_name)
+
+        def start(name):
+            return Running(by_name[name], BENCH / f"{name.replace('/', '_')}.log")
+
+        measure_starts(results, start, list(by_name), starts)
+        running = {}
+        for name in by_name:
+            if not results[name]["errors"]:
+                running[name] = stack.enter_context(start(name))
+        check_vectors(results, running, known)
+        right = {name: server for name, server in running.items() if not results[name]["errors"]}
+        measure_cases(results, right, directory, rounds, seconds)
+        check_vectors(results, right, known)
+    (BENCH / "results.json").write_text(json.dumps(results, default=list))
+    report.write(results, {name: peer.packages for name, peer in by_name.items()}, rounds)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except LoadError as error:
+        sys.exit(f"Error: {error}")

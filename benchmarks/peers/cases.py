@@ -1,0 +1,155 @@
+"""What is measured: each case, for all servers in turn, round by round, each round in another order."""
+
+import itertools
+import math
+import time
+
+import numpy as np
+
+from benchmarks.engine import texts
+from benchmarks.load import Load, LoadError, send_all, short_beside_bulk
+from benchmarks.memory import highest_total
+from tests.cranfield import load
+
+SHORT_TOKENS, SHORT_CLIENTS = 11, (1, 4, 16, 64)
+QUERIES_CLIENTS = 16
+MIDDLE_TEXTS, MIDDLE_TOKENS, MIDDLE_REQUESTS = 32, 100, {1: 4, 4: 12}  # the last by clients
+BULK_TEXTS, BULK_TOKENS, BULK_REQUESTS, BULK_CLIENTS = 32, 512, 4, 2
+IDLE_SECONDS = 4
+LARGE_CLIENTS = 4
+SETTLE_SECONDS = 1
+WARM_SECONDS = 2
+WARM_CLIENTS = 4
+# Cosine of each vector to sentence-transformers' own, at least.
+RIGHT = 0.999
+
+SHORT = [f"{SHORT_TOKENS} tokens, {clients} client{'s' * (clients > 1)}" for clients in SHORT_CLIENTS]
+QUERIES = f"Cranfield's queries, {QUERIES_CLIENTS} clients"
+MIDDLE = [f"{MIDDLE_TEXTS}x{MIDDLE_TOKENS}, {clients} client{'s' * (clients > 1)}" for clients in MIDDLE_REQUESTS]
+CASES = [*SHORT, QUERIES, *MIDDLE]
+
+
+class Results(dict):
+    """By the server's name, a dictionary of what was measured of it: lists, one value for each round.
+
+    "seconds", "idle", "highest": the start in seconds, and the memory in MB; "cosine": the lowest to the reference;
+    "beside": what `short_beside_bulk` returns; and each of CASES in requests a second. "errors" has, by any of these,
+    what went wrong, which makes the server's values void.
+    """
+
+    def __init__(self, names):
+        super().__init__({name: {"errors": {}} for name in names})
+
+    def measure(self, name, what, function):
+        """Note what a function returns, or that it failed."""
+        row = self[name]
+        if what in row["errors"]:
+            return
+        try:
+            value = function()
+            if isinstance(value, float) and math.isnan(value):
+                raise LoadError("Some answers were errors.")
+        except (LoadError, OSError) as error:
+            row["errors"][what] = str(error)
+            print(f"{name}, {what}: {error}", flush=True)
+        else:
+            row.setdefault(what, []).append(value)
+
+
+def rounds(names, count):
+    """Numbers and names, so that each has its turn in each round, and another one is the first."""
+    for turn in range(count):
+        first = turn % len(names)
+        yield from [*names[first:], *names[:first]]
+
+
+def measure_starts(results, start, names, count):
+    """Seconds to the first vector, and memory before and while several clients have large texts: each alone.
+
+    Args:
+        start: what makes a `Running` of a name.
+    """
+    bulk = texts(BULK_TEXTS * LARGE_CLIENTS, BULK_TOKENS)
+    for name in rounds(names, count):
+        try:
+            with start(name) as running:
+                if running.seconds is None:
+                    continue
+                results.measure(name, "seconds", lambda: running.seconds)
+                time.sleep(SETTLE_SECONDS)
+                results.measure(name, "idle", running.memory)
+                with highest_total(running.memory) as samples:
+                    results.measure(
+                        name, "large", lambda: send_all(running, LARGE_CLIENTS, _requests(bulk, BULK_TEXTS))
+                    )
+                results.measure(name, "highest", lambda: max(samples))
+        except LoadError as error:
+            results[name]["errors"]["seconds"] = str(error)
+            print(f"{name}: {error}", flush=True)
+
+
+def check_vectors(results, running, known):
+    """The lowest cosine to the reference, `known`: texts and their vectors, which have length 1."""
+    sent, expected = known
+    for name, server in running.items():
+        results.measure(name, "cosine", lambda: _lowest_cosine(server.vectors(sent), expected))  # noqa: B023
+
+
+def _lowest_cosine(vectors, expected):
+    vectors = np.array(vectors)
+    lowest = float((vectors * expected).sum(1).min() / np.linalg.norm(vectors, axis=1).max())
+    if not lowest >= RIGHT:
+        raise LoadError(f"Wrong vectors: the lowest cosine to the reference is {lowest:.4f}.")
+    return lowest
+
+
+def measure_cases(results, running, directory, count, seconds):
+    """Requests a second of each case, and short queries beside large requests.
+
+    Args:
+        running: by name, the `Running` servers.
+        directory: for what wrk sends.
+        count: of rounds.
+        seconds: that wrk takes for each measurement.
+    """
+    # Equal texts in one forward pass would be computed once.
+    short = list(dict.fromkeys(texts(20_000, SHORT_TOKENS)))
+    names = list(running)
+
+    def loads(what, sent):
+        apis = {server.peer.api for server in running.values()}
+        made = {api: Load(directory, f"{what}-{number}", sent, api.path, api.fields) for number, api in enumerate(apis)}
+        return {name: made[server.peer.api] for name, server in running.items()}
+
+    def by_wrk(case, load, clients):
+        for name in rounds(names, count):
+            results.measure(name, case, lambda: load[name](running[name], clients, seconds))  # noqa: B023
+        show(results, case)
+
+    of_short = loads("short", short)
+    for name, server in running.items():
+        of_short[name](server, WARM_CLIENTS, WARM_SECONDS)
+    for case, clients in zip(SHORT, SHORT_CLIENTS, strict=True):
+        by_wrk(case, of_short, clients)
+    by_wrk(QUERIES, loads("queries", load()[1]), QUERIES_CLIENTS)
+    for case, (clients, requests) in zip(MIDDLE, MIDDLE_REQUESTS.items(), strict=True):
+        sent = _requests(texts(MIDDLE_TEXTS * requests, MIDDLE_TOKENS), MIDDLE_TEXTS)
+        for name in rounds(names, count):
+            rate = lambda: len(sent) / send_all(running[name], clients, sent)[0]  # noqa: B023, E731
+            results.measure(name, case, rate)
+        show(results, case)
+    bulk = _requests(texts(BULK_TEXTS * BULK_REQUESTS, BULK_TOKENS), BULK_TEXTS)
+    endless = itertools.cycle(short)
+    for name in rounds(names, count):
+        beside = lambda: short_beside_bulk(running[name], endless, bulk, BULK_CLIENTS, IDLE_SECONDS)  # noqa: B023, E731
+        results.measure(name, "beside", beside)
+
+
+def show(results, case):
+    """Say how far it is."""
+    rates = {name: np.median(row[case]) for name, row in results.items() if row.get(case)}
+    print(f"{case}: " + ", ".join(f"{name} {rate:.4g}" for name, rate in rates.items()), flush=True)
+
+
+def _requests(sent, size):
+    return [sent[at : at + size] for at in range(0, len(sent), size)]

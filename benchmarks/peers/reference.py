@@ -1,0 +1,26 @@
+"""What all servers get, and are held against. In a process of its own, as torch's threads and memory would stay."""
+
+import os
+import shutil
+
+from benchmarks import engines
+
+# What the servers look for beside the ONNX file, and its names.
+TOKENIZER_FILES = "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"
+ONNX_FILES = "model_optimized.onnx", "onnx/model.onnx"
+
+
+def export(model, directory):
+    """The model as ONNX, as onnxruntime's servers want it."""
+    (directory / "onnx").mkdir(parents=True)
+    for name in TOKENIZER_FILES:
+        if (model / name).exists():
+            shutil.copy(model / name, directory)
+    first, second = (directory / name for name in ONNX_FILES)
+    engines.export_onnx(str(first))
+    os.link(first, second)
+
+
+def vectors(texts):
+    """The vectors that sentence-transformers gives."""
+    return engines.sentence_transformers(engines.model())(texts)

@@ -1,0 +1,156 @@
+"""Tables and a figure from what was measured."""
+
+import re
+from datetime import date
+from statistics import median
+
+from benchmarks.engine import DOCS, cpu
+from benchmarks.load import SHORT_PAUSE
+from benchmarks.peers.cases import (
+    BULK_CLIENTS,
+    BULK_TEXTS,
+    BULK_TOKENS,
+    CASES,
+    LARGE_CLIENTS,
+    SHORT_TOKENS,
+)
+from benchmarks.peers.servers import NAIVE, OURS
+
+OWN = "this service"  # what the names of its rows begin with
+
+
+def write(results, packages, rounds):
+    """Put tables into docs/performance.md, and the figure beside it."""
+    text = "\n\n".join([heading(packages, rounds), rates(results), beside(results), starts(results)])
+    print(text)
+    page = DOCS / "performance.md"
+    before, after = re.split(r"(?<=<!-- peers -->\n).*(?=<!-- /peers -->)", page.read_text(), flags=re.DOTALL)
+    page.write_text(f"{before}{text}\n{after}")
+    draw(results)
+
+
+def heading(packages, rounds):
+    used = "; ".join(f"{name}: {versions}" for name, versions in packages.items() if versions)
+    return f"{cpu()}, {date.today()}, medians of {rounds} rounds. {used}."
+
+
+def rates(results):
+    """Requests a second, and how many times the naive app's; the last line compares with the best of the others."""
+    lines = [_row("Requests a second", CASES), _row("---", ["---"] * len(CASES))]
+    for name, row in results.items():
+        cells = [_cell(row, case, lambda values: f"{median(values):.3g}") for case in CASES]
+        ratios = [_ratio(results, name, NAIVE, case) for case in CASES]
+        lines.append(
+            _row(name, [cell + (f" ({ratio})" if ratio else "") for cell, ratio in zip(cells, ratios, strict=True)])
+        )
+    best = [_best_other(results, case) for case in CASES]
+    cells = [
+        f"{_ratio(results, OURS, name, case)} ({name.partition(':')[0]})" if name else ""
+        for name, case in zip(best, CASES, strict=True)
+    ]
+    lines.append(_row("**float32 beside the best of the others**", cells))
+    return "\n".join(lines)
+
+
+def beside(results):
+    columns = ["p50 idle", "p95 idle", "p50 beside", "p95 beside", "texts/s of the large ones"]
+    about = (
+        f"A query of {SHORT_TOKENS} tokens every {SHORT_PAUSE} s, alone, and beside {BULK_CLIENTS} clients that send"
+        f" {BULK_TEXTS} texts of {BULK_TOKENS} tokens without pause, in milliseconds:"
+    )
+    lines = [about, "", _row("", columns), _row("---", ["---"] * len(columns))]
+    for name, row in results.items():
+        cells = [
+            _cell(row, "beside", lambda values: f"{1000 * median(value[when][place] for value in values):,.0f}")  # noqa: B023
+            for when in ("idle", "beside")
+            for place in (0, 1)
+        ]
+        cells.append(_cell(row, "beside", lambda values: f"{median(value['rate'] for value in values):.3g}"))
+        lines.append(_row(name, cells))
+    return "\n".join(lines)
+
+
+def starts(results):
+    columns = ["first vector after", "memory idle", "at most", "lowest cosine"]
+    about = (
+        f"Start, and memory (PSS, all processes): idle, and while {LARGE_CLIENTS} clients at once send {BULK_TEXTS}"
+        f" texts of {BULK_TOKENS} tokens; and the lowest cosine to a vector of sentence-transformers:"
+    )
+    lines = [about, "", _row("", columns), _row("---", ["---"] * len(columns))]
+    megabytes = lambda values: f"{median(values):,.0f} MB"  # noqa: E731
+    forms = {
+        "seconds": lambda values: f"{median(values):.1f} s",
+        "idle": megabytes,
+        "highest": megabytes,
+        "cosine": lambda values: f"{min(values):.5f}",
+    }
+    for name, row in results.items():
+        lines.append(_row(name, [_cell(row, what, form) for what, form in forms.items()]))
+    return "\n".join(lines)
+
+
+def _row(first, cells):
+    return f"| {first} | {' | '.join(cells)} |"
+
+
+def _void(row):
+    """Why a server gets no figures, if so."""
+    return "wrong vectors" if "cosine" in row["errors"] else "did not start" if "seconds" in row["errors"] else None
+
+
+def _cell(row, what, show):
+    if reason := _void(row):
+        return reason
+    if what in row["errors"]:
+        return "errors"
+    return show(row[what]) if row.get(what) else ""
+
+
+def _values(results, name, case):
+    row = results.get(name, {"errors": {"seconds": ""}})
+    return [] if _void(row) or case in row["errors"] else row.get(case, [])
+
+
+def _ratio(results, name, other, case):
+    values, others = _values(results, name, case), _values(results, other, case)
+    return f"{median(values) / median(others):.2f}x" if values and others else ""
+
+
+def _best_other(results, case):
+    others = [name for name in results if not name.startswith(OWN) and _values(results, name, case)]
+    return max(others, key=lambda name: median(_values(results, name, case)), default=None)
+
+
+def draw(results):
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "peers"
+    from matplotlib import pyplot
+
+    figure, (above, below) = pyplot.subplots(2, 1, figsize=(9, 6.4), height_ratios=(3, 2))
+    width = 0.8 / len(results)
+    for place, name in enumerate(results):
+        heights = [
+            median(values) / median(naive)
+            if (values := _values(results, name, case)) and (naive := _values(results, NAIVE, case))
+            else 0
+            for case in CASES
+        ]
+        offset = (place - (len(results) - 1) / 2) * width
+        above.bar([x + offset for x in range(len(CASES))], heights, width, label=name)
+    above.axhline(1, color="black", linewidth=0.5)
+    above.set_ylabel("requests a second, times naive", fontsize=8)
+    above.set_xticks(range(len(CASES)), [case.replace(", ", "\n") for case in CASES], fontsize=7)
+    for place, name in enumerate(results):
+        values = _values(results, name, "beside")
+        p95 = [1000 * median(value[when][1] for value in values) for when in ("idle", "beside")] if values else [0, 0]
+        below.barh([place - 0.2, place + 0.2], p95, 0.4, color=[f"C{place}"] * 2, alpha=0.5)
+        below.barh([place + 0.2], p95[1:], 0.4, color=f"C{place}")
+    below.set_xscale("log")
+    below.invert_yaxis()
+    below.set_yticks(range(len(results)), list(results), fontsize=7)
+    below.set_xlabel("p95 of a short query in ms: alone (pale), and beside large requests", fontsize=8)
+    figure.legend(*above.get_legend_handles_labels(), fontsize=7, ncols=3, loc="upper center")
+    figure.tight_layout(rect=(0, 0, 1, 0.94))
+    figure.savefig(DOCS / "peers.svg", metadata={"Date": None})

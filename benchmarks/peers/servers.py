@@ -1,0 +1,230 @@
+"""The servers that are compared: how each is started, and what API it speaks.
+
+Each is started as its own documentation says, with its defaults, for all cores that this process may use.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.load import LoadError, embed_fields
+from embedding_api.config import DEFAULT_MODEL, usable_cores
+from tests.nginx import free_port
+from tests.server import ROOT, Reply, pss
+
+BENCH, APPS = ROOT / ".bench", ROOT / "benchmarks/peers"
+OFFLINE = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+OURS, NAIVE = "this service, float32", "naive: Flask and sentence-transformers"
+START_SECONDS = 180
+STOP_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Api:
+    """How texts are sent, and where the vectors are in the answer."""
+
+    path: str
+    fields: Callable
+    vectors: Callable
+
+
+EMBED = Api("/embed", embed_fields, lambda answer: answer["embeddings"])
+
+
+def openai(model, path="/v1/embeddings"):
+    """OpenAI's API, which most servers have."""
+    return Api(
+        path,
+        lambda texts: {"input": texts, "model": model},
+        lambda answer: [item["embedding"] for item in sorted(answer["data"], key=lambda item: item["index"])],
+    )
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A server that can be compared.
+
+    Attributes:
+        name: as the tables have it.
+        api: its `Api`.
+        command: what starts it, where "{port}" is its port; empty if it runs already.
+        environment, directory: in which it is started.
+        packages: what of its environment decides about its speed, with versions.
+        url: where it runs already.
+    """
+
+    name: str
+    api: Api
+    command: tuple = ()
+    environment: dict = field(default_factory=dict)
+    directory: Path = BENCH
+    packages: str = ""
+    url: str | None = None
+
+
+def peers(model, onnx):
+    """Those that `make bench` has installed.
+
+    Args:
+        model: the model's directory.
+        onnx: a directory with the same model, exported to ONNX under the names that the servers look for.
+    """
+    cores = str(usable_cores())
+    own = Path(sys.executable).with_name("gunicorn"), "-b", "127.0.0.1:{port}", "wsgi:app"
+    settings = {"EMBEDDING_MODEL": str(model), "EMBEDDING_MODEL_NAME": DEFAULT_MODEL}
+    plain = "-w", cores, "-b", "127.0.0.1:{port}", "--timeout", "600", "--chdir", APPS
+    infinity = BENCH / "infinity/bin/python", APPS / "infinity.py", "v2", "--host", "127.0.0.1", "--port", "{port}"
+    infinity += "--url-prefix", "/v1", "--device", "cpu", "--served-model-name", "model"
+    torch = "torch sentence-transformers"
+    return [
+        Peer(OURS, EMBED, own, settings, ROOT, _versions(torch)),
+        Peer("this service, bfloat16", EMBED, own, settings | {"EMBEDDING_DTYPE": "bfloat16"}, ROOT),
+        Peer(
+            NAIVE,
+            EMBED,
+            (BENCH / "naive/bin/gunicorn", "--preload", *plain, "naive:app"),
+            OFFLINE | {"MODEL": str(model)},
+            packages=_versions(torch, "naive"),
+        ),
+        Peer(
+            "fastembed, a worker of all cores",
+            EMBED,
+            (BENCH / "fastembed/bin/gunicorn", *plain, "-w", "1", "fastembed_app:app"),
+            OFFLINE | {"MODEL": str(onnx), "THREADS": cores},
+            packages=_versions("fastembed onnxruntime", "fastembed"),
+        ),
+        Peer(
+            "fastembed, a worker a core",
+            EMBED,
+            (BENCH / "fastembed/bin/gunicorn", *plain, "fastembed_app:app"),
+            OFFLINE | {"MODEL": str(onnx), "THREADS": "1"},
+        ),
+        Peer(
+            "Infinity, torch",
+            openai("model"),
+            (*infinity, "--engine", "torch", "--model-id", model),
+            OFFLINE,
+            packages=_versions(f"infinity-emb {torch}", "infinity"),
+        ),
+        Peer(
+            "Infinity, onnxruntime",
+            openai("model"),
+            (*infinity, "--engine", "optimum", "--model-id", onnx),
+            OFFLINE,
+            packages=_versions("optimum onnxruntime", "infinity"),
+        ),
+    ]
+
+
+def tei(binary, model):
+    """text-embeddings-inference, whose program one has."""
+    command = (binary, "--model-id", str(model), "--hostname", "127.0.0.1", "--port", "{port}", "--auto-truncate")
+    return Peer("TEI", openai("model"), command, OFFLINE)
+
+
+def _versions(names, environment=None):
+    """Versions of packages in an environment under .bench/, or in this one."""
+    python = BENCH / environment / "bin/python" if environment else sys.executable
+    script = "import sys, importlib.metadata as m; print(*(f'{n} {m.version(n)}' for n in sys.argv[1:]), sep=', ')"
+    return subprocess.run(
+        [python, "-c", script, *names.split()], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+class Running:
+    """A peer that runs, for a `with` statement.
+
+    Args:
+        log: a file for what it prints.
+
+    Attributes:
+        seconds: from its start to its first vector; None if it has been running before.
+    """
+
+    def __init__(self, peer, log):
+        self.peer, self.url, self.seconds = peer, peer.url, None
+        self._log, self._process = Path(log), None
+
+    def __enter__(self):
+        if not self.peer.command:
+            return self
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        command = [str(part).replace("{port}", str(port)) for part in self.peer.command]
+        # What is set for this process is not meant for them, but for what says where things are.
+        environment = {
+            name: value for name, value in os.environ.items() if not re.match(r"EMBEDDING_|OMP_|GOMP_", name)
+        }
+        began = time.monotonic()
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=self.peer.directory,
+                env=environment | self.peer.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() - began > START_SECONDS:
+                self.__exit__()
+                raise LoadError(f"It did not start: {self._log.read_text()[-300:]}")
+            time.sleep(0.05)
+        self.seconds = time.monotonic() - began
+        return self
+
+    def __exit__(self, *error):
+        if self._process is None:
+            return
+        pids = self._tree()
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            self._process.wait()
+
+    def _answers(self):
+        try:
+            return self.embed(["hello"]).status == 200
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
+
+    def embed(self, texts, timeout=300):
+        """The `Reply` to a request for the vectors of these texts."""
+        body = json.dumps(self.peer.api.fields(texts)).encode()
+        request = urllib.request.Request(self.url + self.peer.api.path, body, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as response:
+                return Reply(response.status, dict(response.headers), response.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return Reply(error.code, dict(error.headers), error.read())
+
+    def vectors(self, texts):
+        """The vectors of these texts, as lists."""
+        reply = self.embed(texts)
+        if reply.status != 200:
+            raise LoadError(f"It answered {reply.status}: {reply.body[:300]!r}")
+        return self.peer.api.vectors(reply.json)
+
+    def memory(self):
+        """The proportional set size of all its processes together, in MB; None if it has been running before."""
+        return sum(map(pss, self._tree())) if self._process else None
+
+    def _tree(self):
+        found = [self._process.pid]
+        for pid in found:
+            children = Path(f"/proc/{pid}/task").glob("*/children")
+            found.extend(int(child) for path in children for child in path.read_text().split())
+        return found
