@@ -40,6 +40,7 @@ bind = settings.bind
 
 # One form for all lines, to standard error: Gunicorn's --error-logfile and --log-config have no effect. The application
 # writes a line for each request, so Gunicorn's own access log stays off.
+logger_class = "embedding_api.worker.Log"
 logconfig_dict = logs.config(settings)
 loglevel = settings.log_level
 

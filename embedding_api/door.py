@@ -36,7 +36,7 @@ class Door(threading.Thread):
 
     Args:
         listeners: the listening sockets, which all workers share.
-        worker: the `Worker`, which writes the answers.
+        worker: the `Worker`, which writes the answers, and may take a request at once.
         settings: the service's `Settings`.
         log: a logger.
         on_empty: called when it lets nobody in and the last client has left.
@@ -44,7 +44,7 @@ class Door(threading.Thread):
 
     def __init__(self, listeners, worker, settings, log, on_empty):
         super().__init__(name="door", daemon=True)
-        self.answer, self.refuse = worker.answer, worker.handle_error
+        self.answer, self.refuse, self.serve_here = worker.answer, worker.handle_error, worker.take
         self.timeout = settings.client_timeout
         self.max_waiting = settings.max_waiting
         self.max_body_bytes = settings.max_body_bytes

@@ -98,7 +98,7 @@ class RequestQueue:
         os.ftruncate(file, body_length)
         os.lseek(file, 0, os.SEEK_SET)
         body = open(file, "rb", buffering=0)  # noqa: SIM115 - the reader closes it
-        return WaitingRequest(socket.socket(fileno=client), head, body, body_length, time.monotonic() - since)
+        return WaitingRequest(socket.socket(fileno=client), head, body, body_length, since)
 
     @property
     def closes(self):
@@ -124,14 +124,19 @@ class WaitingRequest:
         head: the request line and the headers, as bytes.
         body: a file of the body.
         size: its length in bytes.
-        waited: the seconds it spent in the queue.
+        since: when it was complete, in seconds of the monotonic clock.
     """
 
     client: socket.socket
     head: bytes
     body: io.FileIO
     size: int
-    waited: float
+    since: float
+
+    @property
+    def waited(self):
+        """The seconds since it was complete."""
+        return time.monotonic() - self.since
 
 
 # Made before the fork, for all workers, once: a reload keeps it.

@@ -168,6 +168,8 @@ class Visit:
             return Exchange(self.client, head)
         if self.late:
             return Exchange(self.client, head, refusal=stopping())
+        if self._door.serve_here(self.client, body, head, length):
+            return None
         if QUEUE.has_room(self._door.max_waiting):
             body.write(head)
             try:

@@ -3,10 +3,13 @@
 import os
 import resource
 import select
+import threading
+import time
 from http import HTTPStatus
 
 import h11
 import orjson
+from gunicorn.glogging import Logger
 from gunicorn.http import errors as http
 from gunicorn.workers.sync import SyncWorker
 
@@ -16,7 +19,7 @@ from embedding_api.door import Door
 from embedding_api.errors import CODES, ClientGone, error_body, occupied, trace
 from embedding_api.exchange import Exchange
 from embedding_api.large_bodies import LARGE_BODIES
-from embedding_api.request_queue import QUEUE
+from embedding_api.request_queue import QUEUE, WaitingRequest
 from embedding_api.visit import unread
 
 # Seconds until a worker looks around that nobody has woken: should the one die that was woken for a request.
@@ -34,8 +37,18 @@ _CODES = {
 _MESSAGES = {"request_timeout": "The request took too long to arrive. Send it in one go, or over a faster connection."}
 
 
+class Log(Logger):
+    """Gunicorn's, without its access log, which would be prepared for every request though nobody sees it."""
+
+    access_log_enabled = False
+
+
 class Worker(SyncWorker):
-    """Computes in its main thread; its `Door` deals with the clients in another."""
+    """Computes in its main thread; its `Door` deals with the clients in another.
+
+    A request that comes by its own door while it has nothing to do, or has just sent an answer, it takes at once: here
+    the caches are warm, and nothing need be handed from process to process. All others go by way of the queue.
+    """
 
     def init_process(self):
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -43,6 +56,8 @@ class Worker(SyncWorker):
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(DESCRIPTORS, hard), hard))
         self._exchange = None
         self._door = None
+        # What its own door has for it, whether it would take that next, and whether it must be woken for it.
+        self._own, self._takes, self._sleeps, self._taking = None, False, False, threading.Lock()
         super().init_process()
 
     def run(self):
@@ -61,13 +76,16 @@ class Worker(SyncWorker):
             while self._door.is_alive() and (self._door.owes or QUEUE.places):
                 self._serve_next()
         self._door.shut(last=self._is_last)
-        while self._door.is_alive() and not (self._door.is_empty and (QUEUE.places == 0 or not self._is_last)):
+        if not self._is_last:
+            self._leave()
+        while self._door.is_alive() and not (self._door.is_empty and (self._waits_for_nobody or not self._is_last)):
             if self._is_last:
                 self._serve_next()
             else:
                 # At a reload, or when one worker is recycled, the others go on with the queue.
                 self.notify()
                 self._door.join(LOOK_SECONDS / 10)
+        self._leave()
         self._door.end()
         self._door.join()
 
@@ -75,13 +93,52 @@ class Worker(SyncWorker):
     def _is_last(self):
         return QUEUE.closes or self.ppid != os.getppid()
 
+    @property
+    def _waits_for_nobody(self):
+        return QUEUE.places == 0 and self._own is None
+
+    def _leave(self):
+        """Take nothing more from its own door but by the queue."""
+        while True:
+            with self._taking:
+                request, self._own, self._takes = self._own, None, False
+            if request is None:
+                return
+            self._serve(request)
+
+    def take(self, client, file, head, length):
+        """Take a request at once, from the door's thread; whether it does.
+
+        Args:
+            client: the client's socket. The caller closes its own copy.
+            file: the body, of so many bytes. The caller closes its own copy.
+            head: the request's head, as bytes.
+        """
+        with self._taking:
+            # Who has waited in the queue comes first.
+            if not self._takes or self._own or QUEUE.places:
+                return False
+            try:
+                body = open(os.dup(file.fileno()), "rb", buffering=0)  # noqa: SIM115 - the reader closes it
+                own = client.dup()
+            except OSError:
+                # No descriptors: the queue says so.
+                return False
+            body.seek(0)
+            self._own = WaitingRequest(own, head, body, length, time.monotonic())
+            if self._sleeps:
+                self._wake()
+        return True
+
     def _wake(self):
         os.write(self.PIPE[1], b".")
 
     def _serve_next(self):
         self.notify()
         try:
-            request = QUEUE.get()
+            with self._taking:
+                request, self._own = self._own or QUEUE.get(), None
+                self._takes = self._sleeps = request is None
         except OSError as error:
             self.log.error("%s", error.strerror)
             return
@@ -109,6 +166,8 @@ class Worker(SyncWorker):
         return len(answer)
 
     def _send(self, client, answer):
+        # The client's next request may be here before this one's traces are gone.
+        self._takes = len(answer) <= memory.LARGE_BYTES
         try:
             sent = client.send(answer)
             if sent == len(answer) and not unread(client):

@@ -30,6 +30,7 @@ def door(monkeypatch):
     worker = SimpleNamespace(
         answer=lambda exchange, address: exchange.sendall(b"answer"),
         handle_error=lambda request, exchange, address, error: exchange.sendall(b"refused"),
+        take=lambda *request: False,
     )
     empty = threading.Event()
     settings = Settings(client_timeout=60, max_body_bytes=2_000_000, max_texts=200)
