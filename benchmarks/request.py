@@ -1,23 +1,40 @@
 """Where the time of one short request goes: `python -m benchmarks.request`, some two minutes on two cores.
 
 Starts the service with clocks around each of its parts, in every worker and both of its threads, and sends it queries
-by wrk. A part's time is the CPU time of its thread, without that of the parts that it calls. Then the forward pass is
-left out (vectors of ones), without any clocks, and the CPU time of all workers is read from /proc: what a request costs
-apart from the pass, with the caches to itself.
+by wrk. A part's time is the CPU time of its thread, without that of the parts that it calls; the forward pass may use
+more threads, which are not counted. Then the pass is left out (vectors of ones), without any clocks, and the CPU time
+of all workers is read from /proc: what a request costs apart from the pass, which leaves the caches to it. The table
+goes to docs/.
 """
 
 import json
 import os
+import re
+import tempfile
 import threading
 from collections import Counter
+from datetime import date
 from functools import wraps
 from pathlib import Path
+from statistics import median
 from time import thread_time_ns
 
+import click
+
+from benchmarks.engine import DOCS, cpu, texts
+from benchmarks.load import Load
+from benchmarks.memory import wait_for_workers
+from tests.server import ROOT, Server
+
+SHORT_TOKENS = 11
 CLIENTS = 1, 16
+SECONDS = 6
+WARM_SECONDS = 1
 TICK = os.sysconf("SC_CLK_TCK")
+PASS, ANSWER = "the forward pass", "JSON of the answer"
+
+# What is added to Gunicorn's configuration: a hook of this module is called in each worker.
 CONFIG = """
-{own}
 import os
 from pathlib import Path
 from benchmarks import request
@@ -59,8 +76,7 @@ def clock(part, function):
 def with_clocks(worker):
     """Put a clock around each part of a worker, in its process."""
     import embedding_api.embed
-    import embedding_api.worker
-    from embedding_api import json_provider, payload
+    from embedding_api import json_provider
     from embedding_api.door import Door
     from embedding_api.encoder.encoder import Encoder
     from embedding_api.visit import QUEUE
@@ -76,8 +92,8 @@ def with_clocks(worker):
         ("validation: the body and its fields", embedding_api.embed, ["load_payload"]),
         ("tokenizing", Encoder, ["tokenize"]),
         ("around the pass: board, micro-batches, normalising", Encoder, ["encode"]),
-        ("JSON of the answer", json_provider.OrjsonProvider, ["response"]),
-        ("the forward pass", type(engine), ["forward"]),
+        (ANSWER, json_provider.OrjsonProvider, ["response"]),
+        (PASS, type(engine), ["forward"]),
     ]
     for part, owner, names in patches:
         for name in names:
@@ -86,7 +102,6 @@ def with_clocks(worker):
     for functions in (app.before_request_funcs, app.after_request_funcs, app.teardown_request_funcs):
         for function_list in functions.values():
             function_list[:] = [clock(_name(function), function) for function in function_list]
-    del payload
 
 
 def _name(function):
@@ -108,6 +123,52 @@ def write(path):
     path.write_text(json.dumps([_spent, _calls]))
 
 
+@click.command()
+@click.option("--rounds", default=3, show_default=True)
+def main(rounds):
+    short = list(dict.fromkeys(texts(20_000, SHORT_TOKENS)))
+    parts = {clients: [] for clients in CLIENTS}
+    apart = {clients: [] for clients in CLIENTS}
+    for _ in range(rounds):
+        for clients in CLIENTS:
+            parts[clients].append(run("with_clocks", clients, short)[1])
+            apart[clients].append(run("without_pass", clients, short)[0])
+    text = table(parts, apart, rounds)
+    print(text)
+    page = DOCS / "performance.md"
+    before, after = re.split(r"(?<=<!-- request -->\n).*(?=<!-- /request -->)", page.read_text(), flags=re.DOTALL)
+    page.write_text(f"{before}{text}\n{after}")
+
+
+def run(hook, clients, short):
+    """Milliseconds of CPU time a request: of all workers by /proc, and by part."""
+    with tempfile.TemporaryDirectory() as directory:
+        directory = Path(directory)
+        clocks = directory / "clocks"
+        clocks.mkdir()
+        config = directory / "gunicorn.conf.py"
+        own = (ROOT / "gunicorn.conf.py").read_text()
+        config.write_text(own + CONFIG.format(hook=hook, directory=str(clocks)))
+        with Server({"EMBEDDING_LOG_FORMAT": "text"}, directory, ["gunicorn", "-c", str(config), "wsgi:app"]) as server:
+            wait_for_workers(server)
+            load = Load(directory, "short", short)
+            load(server, clients, WARM_SECONDS)
+            before = cpu_seconds(server), answers(server)
+            load(server, clients, SECONDS)
+            seconds, count = cpu_seconds(server) - before[0], answers(server) - before[1]
+        spent, calls = Counter(), Counter()
+        for file in clocks.iterdir():
+            of_worker = json.loads(file.read_text())
+            spent.update(of_worker[0])
+            calls.update(of_worker[1])
+    return 1000 * seconds / count, {part: taken / calls[ANSWER] / 1e6 for part, taken in spent.items()}
+
+
+def answers(server):
+    figures = server.metrics().items()
+    return sum(value for name, value in figures if name.startswith("embedding_requests_total") and '"/embed"' in name)
+
+
 def cpu_seconds(server):
     total = 0
     for pid in server.workers():
@@ -116,6 +177,29 @@ def cpu_seconds(server):
     return total / TICK
 
 
-def both(worker):
-    without_pass(worker)
-    with_clocks(worker)
+def table(parts, apart, rounds):
+    """A line for each part, the longest first, and what all but the pass take together."""
+    clients = [f"{count} client{'s' * (count > 1)}" for count in CLIENTS]
+    lines = [
+        f"{cpu()}, {date.today()}, medians of {rounds} rounds, {SHORT_TOKENS} tokens, milliseconds of CPU time:",
+        "",
+        f"| | {' | '.join(clients)} |",
+        "|---|" + "---|" * len(CLIENTS),
+    ]
+
+    def line(name, values):
+        lines.append(f"| {name} | {' | '.join(f'{value:.2f}' for value in values)} |")
+
+    middle = {
+        count: {part: median(one[part] for one in rounds) for part in rounds[0]} for count, rounds in parts.items()
+    }
+    for part in sorted(middle[CLIENTS[0]], key=middle[CLIENTS[0]].get, reverse=True):
+        line(part, [middle[count][part] for count in CLIENTS])
+    others = [sum(taken for part, taken in middle[count].items() if part != PASS) for count in CLIENTS]
+    line("**all but the pass**, with the pass in between and clocks", others)
+    line("**all but the pass**, with the pass left out and no clocks", [median(apart[count]) for count in CLIENTS])
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -138,14 +138,15 @@ def _observe(response):
     route = request.url_rule.rule if request.url_rule else "none"
     count(response.status_code, route)
     _seconds.labels(route).observe(perf_counter() - g.started)
-    if "queue_ms" in g.figures:
-        _queue_seconds.observe(g.figures["queue_ms"] / 1000)
-    if "texts" in g.figures:
-        _texts.inc(g.figures["texts"])
-        _tokens.inc(g.figures["tokens"])
-        _truncated.inc(g.figures["truncated"])
-        _request_texts.observe(g.figures["texts"])
-        _request_tokens.observe(g.figures["tokens"])
+    figures = g.figures
+    if "queue_ms" in figures:
+        _queue_seconds.observe(figures["queue_ms"] / 1000)
+    if "texts" in figures:
+        _texts.inc(figures["texts"])
+        _tokens.inc(figures["tokens"])
+        _truncated.inc(figures["truncated"])
+        _request_texts.observe(figures["texts"])
+        _request_tokens.observe(figures["tokens"])
     return response
 
 

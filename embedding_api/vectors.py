@@ -69,7 +69,8 @@ def respond(tokens, **fields):
     if tokens.truncated:
         # Proxies give all headers together 4 KB as a rule: the first texts stand for the rest.
         response.headers["X-Truncated-Texts"] = ",".join(map(str, tokens.truncated[:MAX_NAMED]))
-    timing = [f"{name};dur={g.figures.get(f'{name}_ms', 0)}" for name in ("queue", "tokenize", "encode")]
+    figures = g.figures
+    timing = [f"{name};dur={figures.get(f'{name}_ms', 0)}" for name in ("queue", "tokenize", "encode")]
     response.headers["Server-Timing"] = ", ".join(timing)
     return response
 

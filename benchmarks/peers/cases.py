@@ -16,6 +16,7 @@ QUERIES_CLIENTS = 16
 MIDDLE_TEXTS, MIDDLE_TOKENS, MIDDLE_REQUESTS = 32, 100, {1: 4, 4: 12}  # the last by clients
 BULK_TEXTS, BULK_TOKENS, BULK_REQUESTS, BULK_CLIENTS = 32, 512, 4, 2
 IDLE_SECONDS = 4
+BESIDE_ROUNDS = 3  # some servers take half a minute for each
 LARGE_CLIENTS = 4
 SETTLE_SECONDS = 1
 WARM_SECONDS = 2
@@ -140,7 +141,7 @@ def measure_cases(results, running, directory, count, seconds):
         show(results, case)
     bulk = _requests(texts(BULK_TEXTS * BULK_REQUESTS, BULK_TOKENS), BULK_TEXTS)
     endless = itertools.cycle(short)
-    for name in rounds(names, count):
+    for name in rounds(names, min(count, BESIDE_ROUNDS)):
         beside = lambda: short_beside_bulk(running[name], endless, bulk, BULK_CLIENTS, IDLE_SECONDS)  # noqa: B023, E731
         results.measure(name, "beside", beside)
 

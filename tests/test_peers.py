@@ -1,0 +1,55 @@
+"""The report of the benchmark against other servers: who gets no figures, and why."""
+
+import pytest
+
+from benchmarks.load import LoadError
+from benchmarks.peers import report
+from benchmarks.peers.cases import CASES, Results, rounds
+from benchmarks.peers.servers import NAIVE, OURS, Api, openai
+
+CASE, *OTHERS = CASES
+
+
+@pytest.fixture
+def results():
+    results = Results([OURS, NAIVE, "other"])
+    for name, rate in ((OURS, 30.0), (NAIVE, 10.0), ("other", 20.0)):
+        for case in CASES:
+            for factor in (0.5, 1, 3):
+                results.measure(name, case, lambda: rate * factor)  # noqa: B023
+    return results
+
+
+def cells(results, name):
+    [line] = [line for line in report.rates(results).splitlines() if line.startswith(f"| {name} ")]
+    return [cell.strip() for cell in line.split("|")[2:-1]]
+
+
+def test_medians_and_how_many_times_the_naive_app(results):
+    assert cells(results, OURS) == ["30 (3.00x)"] * len(CASES)
+    assert cells(results, "**float32 beside the best of the others**") == ["1.50x (other)"] * len(CASES)
+
+
+def test_errors_make_a_case_void(results):
+    results.measure("other", CASE, lambda: float("nan"))
+    assert cells(results, "other") == ["errors"] + ["20 (2.00x)"] * len(OTHERS)
+    assert cells(results, "**float32 beside the best of the others**")[0] == f"3.00x ({NAIVE.partition(':')[0]})"
+
+
+@pytest.mark.parametrize(("what", "told"), [("cosine", "wrong vectors"), ("seconds", "did not start")])
+def test_wrong_vectors_and_a_failed_start_make_a_server_void(results, what, told):
+    def fail():
+        raise LoadError("no")
+
+    results.measure("other", what, fail)
+    assert cells(results, "other") == [told] * len(CASES)
+
+
+def test_each_server_is_first_in_turn():
+    assert list(rounds(["a", "b", "c"], 2)) == ["a", "b", "c", "b", "c", "a"]
+
+
+def test_vectors_of_openais_api_are_put_in_order():
+    api: Api = openai("model")
+    assert api.fields(["a", "b"]) == {"input": ["a", "b"], "model": "model"}
+    assert api.vectors({"data": [{"index": 1, "embedding": [2]}, {"index": 0, "embedding": [1]}]}) == [[1], [2]]
