@@ -45,7 +45,8 @@ ENV TMPDIR=/dev/shm
 ENV PORT=7860 EMBEDDING_MODEL=/models/bge-small-en-v1.5
 EXPOSE 7860
 HEALTHCHECK --start-period=60s --timeout=5s CMD ["python", "-c", \
-    "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health')"]
+    "import os, urllib.request as u; \
+u.build_opener(u.ProxyHandler({})).open(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health')"]
 CMD ["gunicorn", "wsgi:app"]
 
 # The model is part of the image: a container starts without the Hub.

@@ -11,6 +11,7 @@ import re
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import numpy as np
@@ -39,6 +40,10 @@ function done(summary)
   io.write(string.format("requests %d microseconds %d errors %d\\n", summary.requests, summary.duration, sum))
 end
 """
+
+
+# A machine whose processes take no more than this part of its cores, for so many seconds, does nothing.
+QUIET_PART, QUIET_SECONDS, QUIET_TIMEOUT = 0.1, 0.3, 180
 
 
 class LoadError(Exception):
@@ -78,6 +83,25 @@ class Load:
             print(f"  {errors} errors beside {requests} answers:\n{output}")
             return math.nan
         return requests / microseconds * 1e6
+
+
+def wait_until_quiet():
+    """Wait until the machine does nothing: servers go on with requests that wrk has left, at the next one's cost."""
+    deadline = time.monotonic() + QUIET_TIMEOUT
+    while True:
+        before = _processor_ticks()
+        time.sleep(QUIET_SECONDS)
+        busy, total = (after - first for after, first in zip(_processor_ticks(), before, strict=True))
+        if busy <= QUIET_PART * total:
+            return
+        if time.monotonic() > deadline:
+            raise LoadError("Something else takes this machine's time: stop it, and measure again.")
+
+
+def _processor_ticks():
+    """How long the machine's cores have been busy, and how long they have been there."""
+    ticks = list(map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]))
+    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
 
 
 def short_beside_bulk(server, short_texts, requests, clients, idle_seconds):

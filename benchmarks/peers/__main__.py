@@ -30,7 +30,7 @@ from tests.cranfield import load
 @click.command()
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--starts", default=2, show_default=True, help="How often each server is started.")
-@click.option("--seconds", default=3, show_default=True, help="Of a measurement with wrk.")
+@click.option("--seconds", default=2, show_default=True, help="Of a measurement with wrk.")
 @click.option("--tei", metavar="PATH", help="text-embeddings-router, to be measured as well.")
 @click.option("--openai", metavar="URL", multiple=True, help="A server that runs already: http://HOST:PORT/v1")
 @click.option("--openai-model", default="BAAI/bge-small-en-v1.5", show_default=True, help="What it calls the model.")

@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from benchmarks.engine import texts
-from benchmarks.load import Load, LoadError, send_all, short_beside_bulk
+from benchmarks.load import Load, LoadError, send_all, short_beside_bulk, wait_until_quiet
 from benchmarks.memory import highest_total
 from tests.cranfield import load
 
@@ -122,8 +122,13 @@ def measure_cases(results, running, directory, count, seconds):
         made = {api: Load(directory, f"{what}-{number}", sent, api.path, api.fields) for number, api in enumerate(apis)}
         return {name: made[server.peer.api] for name, server in running.items()}
 
-    def by_wrk(case, load, clients):
+    def turns(count):
         for name in rounds(names, count):
+            wait_until_quiet()
+            yield name
+
+    def by_wrk(case, load, clients):
+        for name in turns(count):
             results.measure(name, case, lambda: load[name](running[name], clients, seconds))  # noqa: B023
         show(results, case)
 
@@ -135,13 +140,13 @@ def measure_cases(results, running, directory, count, seconds):
     by_wrk(QUERIES, loads("queries", load()[1]), QUERIES_CLIENTS)
     for case, (clients, requests) in zip(MIDDLE, MIDDLE_REQUESTS.items(), strict=True):
         sent = _requests(texts(MIDDLE_TEXTS * requests, MIDDLE_TOKENS), MIDDLE_TEXTS)
-        for name in rounds(names, count):
+        for name in turns(count):
             rate = lambda: len(sent) / send_all(running[name], clients, sent)[0]  # noqa: B023, E731
             results.measure(name, case, rate)
         show(results, case)
     bulk = _requests(texts(BULK_TEXTS * BULK_REQUESTS, BULK_TOKENS), BULK_TEXTS)
     endless = itertools.cycle(short)
-    for name in rounds(names, min(count, BESIDE_ROUNDS)):
+    for name in turns(min(count, BESIDE_ROUNDS)):
         beside = lambda: short_beside_bulk(running[name], endless, bulk, BULK_CLIENTS, IDLE_SECONDS)  # noqa: B023, E731
         results.measure(name, "beside", beside)
 

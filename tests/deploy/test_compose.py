@@ -1,5 +1,6 @@
 """The compose file follows its schema, and what it names is there."""
 
+import re
 import subprocess
 import sys
 
@@ -28,6 +29,12 @@ def test_what_it_mounts_is_there(services):
     assert len(files) == 3
     assert all(file.is_file() for file in files)
     assert (COMPOSE.parent / services["embedding"]["build"] / "Dockerfile").is_file()
+
+
+@pytest.mark.parametrize("name", ["embedding", "nginx"])
+def test_what_the_service_has_accepted_is_waited_for(services, name):
+    graceful = int(re.search(r"^graceful_timeout = (\d+)", (ROOT / "gunicorn.conf.py").read_text(), re.MULTILINE)[1])
+    assert int(services[name]["stop_grace_period"].removesuffix("s")) > graceful
 
 
 def test_nginx_and_prometheus_find_the_replicas(services):

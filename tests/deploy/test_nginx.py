@@ -113,6 +113,10 @@ def test_its_own_errors_have_the_services_shape(front, request_bytes, status, co
     assert is_error(front.raw(request_bytes, half_close=True), status, code)
 
 
+def test_a_client_of_http_1_0_needs_no_host(front):
+    assert front.raw(b"GET /health HTTP/1.0\r\n\r\n").status == 200
+
+
 def test_an_address_has_so_many_requests_at_a_time(front):
     body = b'{"texts": "abc"}'
     request = post(body, f"Content-Length: {len(body)}", "Connection: close")
@@ -135,6 +139,14 @@ def test_without_a_replica_it_says_when_to_try_again(tmp_path):
         reply = front.embed("a")
     assert is_error(reply, 503, "unavailable")
     assert reply.headers["Retry-After"] == "5"
+
+
+def test_replicas_that_are_gone_are_passed_over(replicas, tmp_path):
+    ports = [nginx.free_port(), nginx.free_port(), *(replica.port for replica in replicas)]
+    with nginx.Nginx(ports, tmp_path) as front, Clients(front) as clients:
+        time.sleep(2)
+    assert len(clients.statuses) > 4
+    assert set(clients.statuses) == {200}
 
 
 def test_replicas_that_are_restarted_one_after_the_other_lose_no_request(front, replicas):
