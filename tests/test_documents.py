@@ -9,6 +9,7 @@ from embedding_api.__main__ import cli
 from server import ROOT
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+ALERTS = (ROOT / "deploy" / "alerts.yml").read_text()
 DASHBOARD = (ROOT / "docs" / "grafana-dashboard.json").read_text()
 
 
@@ -24,7 +25,7 @@ def test_every_metric_is_documented_and_every_documented_one_exists(exposed):
     assert set(re.findall(r"`(embedding_\w+)`", table)) == exposed
 
 
-@pytest.mark.parametrize("text", [OPERATIONS, DASHBOARD])
+@pytest.mark.parametrize("text", [OPERATIONS, ALERTS, DASHBOARD])
 def test_every_metric_of_alerts_and_dashboard_exists(exposed, text):
     used = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"\bembedding_[a-z_]+", text)} - {
         "embedding_api"

@@ -26,7 +26,7 @@ def test_it_follows_the_schema():
 def test_what_it_mounts_is_there(services):
     mounted = [volume.split(":")[0] for service in services.values() for volume in service.get("volumes", [])]
     files = [COMPOSE.parent / name for name in mounted if name.startswith("./")]
-    assert len(files) == 3
+    assert len(files) == 4
     assert all(file.is_file() for file in files)
     assert (COMPOSE.parent / services["embedding"]["build"] / "Dockerfile").is_file()
 
@@ -40,7 +40,12 @@ def test_what_the_service_has_accepted_is_waited_for(services, name):
 def test_nginx_and_prometheus_find_the_replicas(services):
     replicas = (COMPOSE.parent / "nginx" / "embedding-replicas.conf").read_text()
     assert "server embedding:7860 resolve" in replicas
-    (job,) = yaml.safe_load((COMPOSE.parent / "prometheus.yml").read_text())["scrape_configs"]
+    prometheus = yaml.safe_load((COMPOSE.parent / "prometheus.yml").read_text())
+    (job,) = prometheus["scrape_configs"]
     assert job["dns_sd_configs"][0]["names"] == ["embedding"]
     assert job["dns_sd_configs"][0]["port"] == 7860
     assert set(services) == {"embedding", "nginx", "prometheus"}
+    for file in prometheus["rule_files"]:
+        assert f"./{file}:/etc/prometheus/{file}:ro" in services["prometheus"]["volumes"]
+        (group,) = yaml.safe_load((COMPOSE.parent / file).read_text())["groups"]
+        assert all(f'job="{job["job_name"]}"' in rule["expr"] for rule in group["rules"] if "up{" in rule["expr"])

@@ -43,7 +43,8 @@ def test_every_object_is_valid(manifests):
         "Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy",
     }  # fmt: skip
     for manifest in known.values():
-        kubernetes_validate.validate(manifest, "1.37", strict=True)
+        for version in ("1.30", "1.37"):
+            kubernetes_validate.validate(manifest, version, strict=True)
 
 
 def test_each_selects_the_pods_of_this_service_and_no_others(manifests, pod):

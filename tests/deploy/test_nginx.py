@@ -107,6 +107,9 @@ def test_the_clients_name_of_a_request_goes_through(front):
         (post(b"", f"Content-Length: {9 << 20}", "Connection: close"), 413, "body_too_large"),
         (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414, "uri_too_long"),
         (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 9000 + b"\r\n\r\n", 400, "malformed_request"),
+        (b"TRACE / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 400, "malformed_request"),
+        (b"GET / HTTP/3.0\r\nHost: a\r\n\r\n", 400, "malformed_request"),
+        (post(b"", "Transfer-Encoding: zip", "Connection: close"), 400, "malformed_request"),
     ],
 )
 def test_its_own_errors_have_the_services_shape(front, request_bytes, status, code):
@@ -139,6 +142,11 @@ def test_without_a_replica_it_says_when_to_try_again(tmp_path):
         reply = front.embed("a")
     assert is_error(reply, 503, "unavailable")
     assert reply.headers["Retry-After"] == "5"
+
+
+def test_there_is_room_for_a_thousand_replicas(tmp_path):
+    with nginx.Nginx([*range(20000, 21000)], tmp_path) as front:
+        assert front.get("/metrics").status == 404
 
 
 def test_replicas_that_are_gone_are_passed_over(replicas, tmp_path):
