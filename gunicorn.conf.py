@@ -104,6 +104,7 @@ def when_ready(server):
     gc.freeze()
     # Loading and warming leave 100 MB.
     memory.give_back()
+    memory.keep_for_passes()
 
 
 def stop(server, sig, frame):

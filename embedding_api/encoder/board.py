@@ -246,7 +246,8 @@ class Board:
         bell be missed, the leader waits in vain.
         """
         if self._clock() - self._delivered[0] < RECENT:
-            self._expects[place] = max(self._last[:2])
+            able = len(_places(self._lives)) - len(_places(self._large)) - len(self._all(TAKEN))
+            self._expects[place] = min(max(self._last[:2]), max(able, 0))
         return len(self._all(POSTED)) < self._expects[place]
 
     def expect_nothing(self, place):
