@@ -242,12 +242,13 @@ class Board:
     def expect(self, place):
         """Have a leader's bell rung as soon as as much is posted as the larger of the last two forward passes had.
 
-        Returns whether that is not the case yet, and to be expected: they were just now. It takes no lock; should the
-        bell be missed, the leader waits in vain.
+        Returns whether that is not the case yet, and to be expected: they were just now, and there are enough workers
+        who may still post. It takes no lock; should the bell be missed, the leader waits in vain.
         """
         if self._clock() - self._delivered[0] < RECENT:
+            # Who is in another's pass, or has a large request, will not post before this one is over.
             able = len(_places(self._lives)) - len(_places(self._large)) - len(self._all(TAKEN))
-            self._expects[place] = min(max(self._last[:2]), max(able, 0))
+            self._expects[place] = max(0, min(able, max(self._last[:2])))
         return len(self._all(POSTED)) < self._expects[place]
 
     def expect_nothing(self, place):

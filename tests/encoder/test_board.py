@@ -239,6 +239,26 @@ def test_a_leader_takes_its_own_work_and_then_the_oldest(board):
     assert [work.place for work in board.take(3)] == [3, 2]
 
 
+def test_a_leader_expects_no_more_than_the_others_can_post():
+    board = Quiet(cores=2, places=4)
+    for place in (1, 2, 3, 4):
+        board.settle(place)
+    # A pass of three has just been.
+    for place in (1, 2, 3):
+        board.post(place, [[place]], cores=2)
+    board.finish(1, works := board.take(1), vectors_of(works))
+    for place in (1, 2, 3):
+        board.collect(place)
+    assert board.post(1, [[1]])
+    assert board.expect(1)
+    assert board.post(2, [[2]])
+    board.post(3, [[3]])
+    assert len(board.take(2)) == 2
+    assert board.expect(1)
+    board.post(4, [[4]])
+    assert not board.expect(1)
+
+
 def test_the_core_goes_to_who_has_waited_longest(board):
     board.post(1, [[1]])
     board.post(3, None)
