@@ -5,15 +5,15 @@ import pytest
 from benchmarks.load import LoadError
 from benchmarks.peers import report
 from benchmarks.peers.cases import CASES, Results, rounds
-from benchmarks.peers.servers import NAIVE, OURS, Api, openai
+from benchmarks.peers.servers import NAIVE, NAIVE_TUNED, OURS, Api, openai
 
 CASE, *OTHERS = CASES
 
 
 @pytest.fixture
 def results():
-    results = Results([OURS, NAIVE, "other"])
-    for name, rate in ((OURS, 30.0), (NAIVE, 10.0), ("other", 20.0)):
+    results = Results([OURS, NAIVE, NAIVE_TUNED, "other"])
+    for name, rate in ((OURS, 30.0), (NAIVE, 10.0), (NAIVE_TUNED, 5.0), ("other", 20.0)):
         for case in CASES:
             for factor in (0.5, 1, 3):
                 results.measure(name, case, lambda: rate * factor)  # noqa: B023
@@ -28,6 +28,12 @@ def cells(results, name):
 def test_medians_and_how_many_times_the_naive_app(results):
     assert cells(results, OURS) == ["30 (3.00x)"] * len(CASES)
     assert cells(results, "**float32 beside the best of the others**") == ["1.50x (other)"] * len(CASES)
+
+
+def test_of_the_naive_apps_the_better_one_counts_in_each_case(results):
+    for rate in (15.0, 20.0, 25.0):
+        results[NAIVE_TUNED][CASE] = [*results[NAIVE_TUNED][CASE], rate]
+    assert cells(results, OURS) == ["30 (2.00x)"] + ["30 (3.00x)"] * len(OTHERS)
 
 
 def test_errors_make_a_case_void(results):

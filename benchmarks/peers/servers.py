@@ -23,7 +23,8 @@ from tests.server import ROOT, Reply, pss
 
 BENCH, APPS = ROOT / ".bench", ROOT / "benchmarks/peers"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
-OURS, NAIVE = "this service, float32", "naive: Flask and sentence-transformers"
+OURS = "this service, float32"
+NAIVE, NAIVE_TUNED = "naive: Flask and sentence-transformers", "naive, a thread a worker"
 START_SECONDS = 180
 STOP_SECONDS = 30
 
@@ -94,6 +95,12 @@ def peers(model, onnx):
             (BENCH / "naive/bin/gunicorn", "--preload", *plain, "naive:app"),
             OFFLINE | {"MODEL": str(model)},
             packages=_versions(torch, "naive"),
+        ),
+        Peer(
+            NAIVE_TUNED,
+            EMBED,
+            (BENCH / "naive/bin/gunicorn", "--preload", *plain, "naive:app"),
+            OFFLINE | {"MODEL": str(model), "OMP_NUM_THREADS": "1"},
         ),
         Peer(
             "fastembed, a worker of all cores",
