@@ -1,10 +1,12 @@
 """The report of the benchmark against other servers: who gets no figures, and why."""
 
+import numpy as np
 import pytest
 
 from benchmarks.load import LoadError
 from benchmarks.peers import report
-from benchmarks.peers.cases import CASES, Results, rounds
+from benchmarks.peers.__main__ import running_already
+from benchmarks.peers.cases import CASES, Results, _lowest_cosine, rounds
 from benchmarks.peers.servers import NAIVE, NAIVE_TUNED, OURS, Api, openai
 
 CASE, *OTHERS = CASES
@@ -26,19 +28,19 @@ def cells(results, name):
 
 
 def test_medians_and_how_many_times_the_naive_app(results):
-    assert cells(results, OURS) == ["30 (3.00x)"] * len(CASES)
+    assert cells(results, OURS) == ["30 (15 to 90), 3.00x"] * len(CASES)
     assert cells(results, "**float32 beside the best of the others**") == ["1.50x (other)"] * len(CASES)
 
 
 def test_of_the_naive_apps_the_better_one_counts_in_each_case(results):
     for rate in (15.0, 20.0, 25.0):
         results[NAIVE_TUNED][CASE] = [*results[NAIVE_TUNED][CASE], rate]
-    assert cells(results, OURS) == ["30 (2.00x)"] + ["30 (3.00x)"] * len(OTHERS)
+    assert cells(results, OURS) == ["30 (15 to 90), 2.00x"] + ["30 (15 to 90), 3.00x"] * len(OTHERS)
 
 
-def test_errors_make_a_case_void(results):
+def test_an_error_makes_a_server_void(results):
     results.measure("other", CASE, lambda: float("nan"))
-    assert cells(results, "other") == ["errors"] + ["20 (2.00x)"] * len(OTHERS)
+    assert cells(results, "other") == ["errors"] * len(CASES)
     assert cells(results, "**float32 beside the best of the others**")[0] == f"3.00x ({NAIVE.partition(':')[0]})"
 
 
@@ -49,6 +51,18 @@ def test_wrong_vectors_and_a_failed_start_make_a_server_void(results, what, told
 
     results.measure("other", what, fail)
     assert cells(results, "other") == [told] * len(CASES)
+
+
+def test_a_server_that_runs_is_asked_at_its_own_path():
+    peer = running_already("http://127.0.0.1:8080/v1/", "model")
+    assert (peer.url, peer.api.path) == ("http://127.0.0.1:8080", "/v1/embeddings")
+
+
+def test_each_vector_is_held_against_its_own():
+    expected = np.eye(3)[[0, 1, 2, 0]]
+    assert _lowest_cosine(5 * expected, expected) == 1
+    with pytest.raises(LoadError, match="Wrong vectors"):
+        _lowest_cosine(expected[::-1], expected)
 
 
 def test_each_server_is_first_in_turn():

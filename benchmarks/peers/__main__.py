@@ -4,7 +4,7 @@ Each server has an environment of its own under .bench/, the same model, all cor
 own defaults. First each is started alone, for its start and its memory. Then all of them run, and in each round each
 has its turn with each case, while the others do nothing. Figures are medians over the rounds. A server whose vectors
 differ from sentence-transformers' (cosine below 0.999), or that answers with errors, gets no figures. Needs wrk, and
-some 8 GB of memory. Tables and figure go to docs/.
+some 16 GB of memory. Tables and figure go to docs/.
 """
 
 import json
@@ -15,6 +15,7 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
@@ -29,8 +30,8 @@ from tests.cranfield import load
 
 @click.command()
 @click.option("--rounds", default=5, show_default=True)
-@click.option("--starts", default=2, show_default=True, help="How often each server is started.")
-@click.option("--seconds", default=2, show_default=True, help="Of a measurement with wrk.")
+@click.option("--starts", default=3, show_default=True, help="How often each server is started.")
+@click.option("--seconds", default=3, show_default=True, help="Of a measurement with wrk.")
 @click.option("--tei", metavar="PATH", help="text-embeddings-router, to be measured as well.")
 @click.option("--openai", metavar="URL", multiple=True, help="A server that runs already: http://HOST:PORT/v1")
 @click.option("--openai-model", default="BAAI/bge-small-en-v1.5", show_default=True, help="What it calls the model.")
@@ -49,7 +50,7 @@ def main(rounds, starts, seconds, tei, openai, openai_model):
             known = sent, process.submit(reference.vectors, sent).result()
         known_peers = servers.peers(model, directory / "onnx")
         known_peers += [servers.tei(tei, model)] if tei else []
-        known_peers += [Peer(f"{url}", servers.openai(openai_model, "/embeddings"), url=url) for url in openai]
+        known_peers += [running_already(url, openai_model) for url in openai]
         by_name = {peer.name: peer for peer in known_peers}
         results = Results(by_name)
 
@@ -66,7 +67,14 @@ def main(rounds, starts, seconds, tei, openai, openai_model):
         measure_cases(results, right, directory, rounds, seconds)
         check_vectors(results, right, known)
     (BENCH / "results.json").write_text(json.dumps(results, default=list))
-    report.write(results, {name: peer.packages for name, peer in by_name.items()}, rounds)
+    report.write(results, {name: peer.packages for name, peer in by_name.items()}, rounds, seconds)
+
+
+def running_already(url, model):
+    """The `Peer` at an address such as http://HOST:PORT/v1. wrk takes no path but that of a request."""
+    parts = urlsplit(url)
+    path = f"{parts.path.rstrip('/')}/embeddings"
+    return Peer(url, servers.openai(model, path), url=f"{parts.scheme}://{parts.netloc}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import itertools
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -50,8 +51,8 @@ class Results(dict):
             value = function()
             if isinstance(value, float) and math.isnan(value):
                 raise LoadError("Some answers were errors.")
-        except (LoadError, OSError) as error:
-            row["errors"][what] = str(error)
+        except (LoadError, OSError, KeyError, ValueError) as error:
+            row["errors"][what] = f"{type(error).__name__}: {error}"
             print(f"{name}, {what}: {error}", flush=True)
         else:
             row.setdefault(what, []).append(value)
@@ -90,15 +91,21 @@ def measure_starts(results, start, names, count):
 
 
 def check_vectors(results, running, known):
-    """The lowest cosine to the reference, `known`: texts and their vectors, which have length 1."""
+    """The lowest cosine to the reference, `known`: texts and their vectors, which have length 1.
+
+    The texts are sent together, and each by itself by many clients at once, as servers compute these together.
+    """
     sent, expected = known
     for name, server in running.items():
         results.measure(name, "cosine", lambda: _lowest_cosine(server.vectors(sent), expected))  # noqa: B023
+        with ThreadPoolExecutor(QUERIES_CLIENTS) as pool:
+            alone = lambda: [vector for [vector] in pool.map(lambda text: server.vectors([text]), 4 * sent)]  # noqa: B023, E731
+            results.measure(name, "cosine", lambda: _lowest_cosine(alone(), np.tile(expected, (4, 1))))  # noqa: B023
 
 
 def _lowest_cosine(vectors, expected):
     vectors = np.array(vectors)
-    lowest = float((vectors * expected).sum(1).min() / np.linalg.norm(vectors, axis=1).max())
+    lowest = float(((vectors * expected).sum(1) / np.linalg.norm(vectors, axis=1)).min())
     if not lowest >= RIGHT:
         raise LoadError(f"Wrong vectors: the lowest cosine to the reference is {lowest:.4f}.")
     return lowest
@@ -141,14 +148,20 @@ def measure_cases(results, running, directory, count, seconds):
     for case, (clients, requests) in zip(MIDDLE, MIDDLE_REQUESTS.items(), strict=True):
         sent = _requests(texts(MIDDLE_TEXTS * requests, MIDDLE_TOKENS), MIDDLE_TEXTS)
         for name in turns(count):
-            rate = lambda: len(sent) / send_all(running[name], clients, sent)[0]  # noqa: B023, E731
-            results.measure(name, case, rate)
+            results.measure(name, case, lambda: _rate(running[name], clients, sent))  # noqa: B023
         show(results, case)
     bulk = _requests(texts(BULK_TEXTS * BULK_REQUESTS, BULK_TOKENS), BULK_TEXTS)
     endless = itertools.cycle(short)
     for name in turns(min(count, BESIDE_ROUNDS)):
         beside = lambda: short_beside_bulk(running[name], endless, bulk, BULK_CLIENTS, IDLE_SECONDS)  # noqa: B023, E731
         results.measure(name, "beside", beside)
+
+
+def _rate(server, clients, sent):
+    seconds, refused = send_all(server, clients, sent)
+    if refused:
+        raise LoadError(f"It has refused {refused} requests.")
+    return len(sent) / seconds
 
 
 def show(results, case):

@@ -5,18 +5,21 @@ import shutil
 
 from benchmarks import engines
 
-# What the servers look for beside the ONNX file, and its names.
+# What the servers look for beside the ONNX file, and the names it has in a directory for each: Infinity would take a
+# second file for its own optimized one.
 TOKENIZER_FILES = "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"
-ONNX_FILES = "model_optimized.onnx", "onnx/model.onnx"
+ONNX_FILES = "fastembed/model_optimized.onnx", "infinity/onnx/model.onnx"
 
 
 def export(model, directory):
-    """The model as ONNX, as onnxruntime's servers want it."""
-    (directory / "onnx").mkdir(parents=True)
-    for name in TOKENIZER_FILES:
-        if (model / name).exists():
-            shutil.copy(model / name, directory)
+    """The model as ONNX, as onnxruntime's servers want it, in a directory for each."""
     first, second = (directory / name for name in ONNX_FILES)
+    for file in first, second:
+        file.parent.mkdir(parents=True)
+        own = directory / file.relative_to(directory).parts[0]
+        for name in TOKENIZER_FILES:
+            if (model / name).exists():
+                shutil.copy(model / name, own)
     engines.export_onnx(str(first))
     os.link(first, second)
 

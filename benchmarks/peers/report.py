@@ -19,9 +19,9 @@ from benchmarks.peers.servers import NAIVE, NAIVE_TUNED, OURS
 OWN = "this service"  # what the names of its rows begin with
 
 
-def write(results, packages, rounds):
+def write(results, packages, rounds, seconds):
     """Put tables into docs/performance.md, and the figure beside it."""
-    text = "\n\n".join([heading(packages, rounds), rates(results), beside(results), starts(results)])
+    text = "\n\n".join([heading(packages, rounds, seconds), rates(results), beside(results), starts(results)])
     print(text)
     page = DOCS / "performance.md"
     before, after = re.split(r"(?<=<!-- peers -->\n).*(?=<!-- /peers -->)", page.read_text(), flags=re.DOTALL)
@@ -29,9 +29,10 @@ def write(results, packages, rounds):
     draw(results)
 
 
-def heading(packages, rounds):
+def heading(packages, rounds, seconds):
     used = "; ".join(f"{name}: {versions}" for name, versions in packages.items() if versions)
-    return f"{cpu()}, {date.today()}, medians of {rounds} rounds. {used}."
+    about = f"`make bench`: medians of {rounds} rounds of {seconds} s with wrk, in brackets the lowest and the highest"
+    return f"{cpu()}, {date.today()}, {about}. {used}."
 
 
 def rates(results):
@@ -39,10 +40,13 @@ def rates(results):
     naive = {case: _best(results, case, (NAIVE, NAIVE_TUNED)) for case in CASES}
     lines = [_row("Requests a second", CASES), _row("---", ["---"] * len(CASES))]
     for name, row in results.items():
-        cells = [_cell(row, case, lambda values: f"{median(values):.3g}") for case in CASES]
+        cells = [
+            _cell(row, case, lambda values: f"{median(values):.3g} ({min(values):.3g} to {max(values):.3g})")
+            for case in CASES
+        ]
         ratios = [_ratio(results, name, naive[case], case) for case in CASES]
         lines.append(
-            _row(name, [cell + (f" ({ratio})" if ratio else "") for cell, ratio in zip(cells, ratios, strict=True)])
+            _row(name, [cell + (f", {ratio}" if ratio else "") for cell, ratio in zip(cells, ratios, strict=True)])
         )
     best = [_best(results, case, [name for name in results if not name.startswith(OWN)]) for case in CASES]
     cells = [
@@ -54,7 +58,7 @@ def rates(results):
 
 
 def beside(results):
-    columns = ["p50 idle", "p95 idle", "p50 beside", "p95 beside", "texts/s of the large ones"]
+    columns = ["p50 idle", "p95 idle", "p50 beside", "p95 beside", "answers beside", "texts/s of the large ones"]
     about = (
         f"A query of {SHORT_TOKENS} tokens every {SHORT_PAUSE} s, alone, and beside {BULK_CLIENTS} clients that send"
         f" {BULK_TEXTS} texts of {BULK_TOKENS} tokens without pause, in milliseconds:"
@@ -66,6 +70,7 @@ def beside(results):
             for when in ("idle", "beside")
             for place in (0, 1)
         ]
+        cells.append(_cell(row, "beside", lambda values: f"{sum(value['sent'] for value in values)}"))
         cells.append(_cell(row, "beside", lambda values: f"{median(value['rate'] for value in values):.3g}"))
         lines.append(_row(name, cells))
     return "\n".join(lines)
@@ -96,20 +101,20 @@ def _row(first, cells):
 
 def _void(row):
     """Why a server gets no figures, if so."""
-    return "wrong vectors" if "cosine" in row["errors"] else "did not start" if "seconds" in row["errors"] else None
+    if "cosine" in row["errors"]:
+        return "wrong vectors"
+    return "did not start" if "seconds" in row["errors"] else "errors" if row["errors"] else None
 
 
 def _cell(row, what, show):
     if reason := _void(row):
         return reason
-    if what in row["errors"]:
-        return "errors"
     return show(row[what]) if row.get(what) else ""
 
 
 def _values(results, name, case):
     row = results.get(name, {"errors": {"seconds": ""}})
-    return [] if _void(row) or case in row["errors"] else row.get(case, [])
+    return [] if _void(row) else row.get(case, [])
 
 
 def _ratio(results, name, other, case):
@@ -142,6 +147,7 @@ def draw(results):
         offset = (place - (len(results) - 1) / 2) * width
         above.bar([x + offset for x in range(len(CASES))], heights, width, label=name)
     above.axhline(1, color="black", linewidth=0.5)
+    above.set_yscale("log")
     above.set_ylabel("requests a second, times the better naive", fontsize=8)
     above.set_xticks(range(len(CASES)), [case.replace(", ", "\n") for case in CASES], fontsize=7)
     for place, name in enumerate(results):

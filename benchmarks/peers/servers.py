@@ -77,7 +77,7 @@ def peers(model, onnx):
 
     Args:
         model: the model's directory.
-        onnx: a directory with the same model, exported to ONNX under the names that the servers look for.
+        onnx: a directory with the same model, exported to ONNX, in one of its own for each server that wants it.
     """
     cores = str(usable_cores())
     own = Path(sys.executable).with_name("gunicorn"), "-b", "127.0.0.1:{port}", "wsgi:app"
@@ -86,15 +86,16 @@ def peers(model, onnx):
     infinity = BENCH / "infinity/bin/python", APPS / "infinity.py", "v2", "--host", "127.0.0.1", "--port", "{port}"
     infinity += "--url-prefix", "/v1", "--device", "cpu", "--served-model-name", "model"
     torch = "torch sentence-transformers"
+    web = "flask gunicorn"
     return [
-        Peer(OURS, EMBED, own, settings, ROOT, _versions(torch)),
+        Peer(OURS, EMBED, own, settings, ROOT, _versions(f"{torch} {web}")),
         Peer("this service, bfloat16", EMBED, own, settings | {"EMBEDDING_DTYPE": "bfloat16"}, ROOT),
         Peer(
             NAIVE,
             EMBED,
             (BENCH / "naive/bin/gunicorn", "--preload", *plain, "naive:app"),
             OFFLINE | {"MODEL": str(model)},
-            packages=_versions(torch, "naive"),
+            packages=_versions(f"{torch} {web}", "naive"),
         ),
         Peer(
             NAIVE_TUNED,
@@ -106,14 +107,14 @@ def peers(model, onnx):
             "fastembed, a worker of all cores",
             EMBED,
             (BENCH / "fastembed/bin/gunicorn", *plain, "-w", "1", "fastembed_app:app"),
-            OFFLINE | {"MODEL": str(onnx), "THREADS": cores},
+            OFFLINE | {"MODEL": str(onnx / "fastembed"), "THREADS": cores},
             packages=_versions("fastembed onnxruntime", "fastembed"),
         ),
         Peer(
             "fastembed, a worker a core",
             EMBED,
             (BENCH / "fastembed/bin/gunicorn", *plain, "fastembed_app:app"),
-            OFFLINE | {"MODEL": str(onnx), "THREADS": "1"},
+            OFFLINE | {"MODEL": str(onnx / "fastembed"), "THREADS": "1"},
         ),
         Peer(
             "Infinity, torch",
@@ -125,7 +126,7 @@ def peers(model, onnx):
         Peer(
             "Infinity, onnxruntime",
             openai("model"),
-            (*infinity, "--engine", "optimum", "--model-id", onnx),
+            (*infinity, "--engine", "optimum", "--model-id", onnx / "infinity"),
             OFFLINE,
             packages=_versions("optimum onnxruntime", "infinity"),
         ),
@@ -167,10 +168,9 @@ class Running:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [str(part).replace("{port}", str(port)) for part in self.peer.command]
-        # What is set for this process is not meant for them, but for what says where things are.
-        environment = {
-            name: value for name, value in os.environ.items() if not re.match(r"EMBEDDING_|OMP_|GOMP_", name)
-        }
+        # What is set for this process, or by it, is not meant for them, but for what says where things are.
+        ours = "EMBEDDING_|GUNICORN_|INFINITY_|WEB_CONCURRENCY|(OMP|GOMP|KMP|MKL|MALLOC|RAYON|TOKENIZERS|OPENBLAS)_"
+        environment = {name: value for name, value in os.environ.items() if not re.match(ours, name)}
         began = time.monotonic()
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(

@@ -246,9 +246,10 @@ class Board:
         who may still post. It takes no lock; should the bell be missed, the leader waits in vain.
         """
         if self._clock() - self._delivered[0] < RECENT:
-            # Who is in another's pass, or has a large request, will not post before this one is over.
-            able = len(_places(self._lives)) - len(_places(self._large)) - len(self._all(TAKEN))
-            self._expects[place] = max(0, min(able, max(self._last[:2])))
+            # Who has work in another's pass, or too much of it to share, is not about to post.
+            busy = {*self._all(TAKEN), *self._all(WANTS), *_places(self._large)} - {place}
+            able = len({*_places(self._lives)} - busy)
+            self._expects[place] = min(able, max(self._last[:2]))
         return len(self._all(POSTED)) < self._expects[place]
 
     def expect_nothing(self, place):
