@@ -2,7 +2,8 @@
 
 Starts the service with clocks around each of its parts, in every worker and both of its threads, and sends it queries
 by wrk. A part's time is the CPU time of its thread, without that of the parts that it calls; the forward pass may use
-more threads, which are not counted. Then the pass is left out (vectors of ones), without any clocks, and the CPU time
+more threads, which are not counted. How long a request waits, for a worker and for a core, the service's own metrics
+say. Then the pass is left out (vectors of ones), without any clocks, and the CPU time
 of all workers is read from /proc: what a request costs apart from the pass, which leaves the caches to it. The table
 goes to docs/.
 """
@@ -32,6 +33,10 @@ SECONDS = 6
 WARM_SECONDS = 1
 TICK = os.sysconf("SC_CLK_TCK")
 PASS, ANSWER = "the forward pass", "JSON of the answer"
+WAITS = {
+    "elapsed: waiting for a worker": "embedding_queue_seconds_sum",
+    "elapsed: waiting for a core, and for company": "embedding_core_seconds_sum",
+}
 
 # What is added to Gunicorn's configuration: a hook of this module is called in each worker.
 CONFIG = """
@@ -128,12 +133,14 @@ def write(path):
 def main(rounds):
     short = list(dict.fromkeys(texts(20_000, SHORT_TOKENS)))
     parts = {clients: [] for clients in CLIENTS}
-    apart = {clients: [] for clients in CLIENTS}
+    apart, waits = {clients: [] for clients in CLIENTS}, {clients: [] for clients in CLIENTS}
     for _ in range(rounds):
         for clients in CLIENTS:
-            parts[clients].append(run("with_clocks", clients, short)[1])
+            _, taken, waited = run("with_clocks", clients, short)
+            parts[clients].append(taken)
+            waits[clients].append(waited)
             apart[clients].append(run("without_pass", clients, short)[0])
-    text = table(parts, apart, rounds)
+    text = table(parts, waits, apart, rounds)
     print(text)
     page = DOCS / "performance.md"
     before, after = re.split(r"(?<=<!-- request -->\n).*(?=<!-- /request -->)", page.read_text(), flags=re.DOTALL)
@@ -141,7 +148,7 @@ def main(rounds):
 
 
 def run(hook, clients, short):
-    """Milliseconds of CPU time a request: of all workers by /proc, and by part."""
+    """Milliseconds a request: CPU time of all workers by /proc, CPU time by part, and the waits by what for."""
     with tempfile.TemporaryDirectory() as directory:
         directory = Path(directory)
         clocks = directory / "clocks"
@@ -153,20 +160,27 @@ def run(hook, clients, short):
             wait_for_workers(server)
             load = Load(directory, "short", short)
             load(server, clients, WARM_SECONDS)
-            before = cpu_seconds(server), answers(server)
+            before = cpu_seconds(server), server.metrics()
             load(server, clients, SECONDS)
-            seconds, count = cpu_seconds(server) - before[0], answers(server) - before[1]
+            seconds, figures = cpu_seconds(server) - before[0], server.metrics()
+            count = answers(figures) - answers(before[1])
+            waited = {what: figures.get(name, 0) - before[1].get(name, 0) for what, name in WAITS.items()}
         spent, calls = Counter(), Counter()
         for file in clocks.iterdir():
             of_worker = json.loads(file.read_text())
             spent.update(of_worker[0])
             calls.update(of_worker[1])
-    return 1000 * seconds / count, {part: taken / calls[ANSWER] / 1e6 for part, taken in spent.items()}
+    return (
+        1000 * seconds / count,
+        {part: taken / calls[ANSWER] / 1e6 for part, taken in spent.items()},
+        {what: 1000 * waited[what] / count for what in waited},
+    )
 
 
-def answers(server):
-    figures = server.metrics().items()
-    return sum(value for name, value in figures if name.startswith("embedding_requests_total") and '"/embed"' in name)
+def answers(figures):
+    return sum(
+        value for name, value in figures.items() if name.startswith("embedding_requests_total") and '"/embed"' in name
+    )
 
 
 def cpu_seconds(server):
@@ -177,8 +191,8 @@ def cpu_seconds(server):
     return total / TICK
 
 
-def table(parts, apart, rounds):
-    """A line for each part, the longest first, and what all but the pass take together."""
+def table(parts, waits, apart, rounds):
+    """A line for each part, the longest first, what all but the pass take together, and the waits."""
     clients = [f"{count} client{'s' * (count > 1)}" for count in CLIENTS]
     lines = [
         f"{cpu()}, {date.today()}, medians of {rounds} rounds, {SHORT_TOKENS} tokens, milliseconds of CPU time:",
@@ -198,6 +212,8 @@ def table(parts, apart, rounds):
     others = [sum(taken for part, taken in middle[count].items() if part != PASS) for count in CLIENTS]
     line("**all but the pass**, with the pass in between and clocks", others)
     line("**all but the pass**, with the pass left out and no clocks", [median(apart[count]) for count in CLIENTS])
+    for what in WAITS:
+        line(what, [median(one[what] for one in waits[count]) for count in CLIENTS])
     return "\n".join(lines)
 
 

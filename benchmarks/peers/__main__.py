@@ -1,4 +1,4 @@
-"""The service beside what one would use in its place: `make bench`, some forty minutes on two cores.
+"""The service beside what one would use in its place: `make bench`, an hour on two cores.
 
 Each server has an environment of its own under .bench/, the same model, all cores that this process may use, and its
 own defaults. First each is started alone, for its start and its memory. Then all of them run, and in each round each

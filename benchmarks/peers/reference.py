@@ -8,7 +8,7 @@ from benchmarks import engines
 # What the servers look for beside the ONNX file, and the names it has in a directory for each: Infinity would take a
 # second file for its own optimized one.
 TOKENIZER_FILES = "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"
-ONNX_FILES = "fastembed/model_optimized.onnx", "infinity/onnx/model.onnx"
+ONNX_FILES = "fastembed/model_optimized.onnx", "infinity/model.onnx"
 
 
 def export(model, directory):
@@ -16,10 +16,9 @@ def export(model, directory):
     first, second = (directory / name for name in ONNX_FILES)
     for file in first, second:
         file.parent.mkdir(parents=True)
-        own = directory / file.relative_to(directory).parts[0]
         for name in TOKENIZER_FILES:
             if (model / name).exists():
-                shutil.copy(model / name, own)
+                shutil.copy(model / name, file.parent)
     engines.export_onnx(str(first))
     os.link(first, second)
 

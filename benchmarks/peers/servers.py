@@ -126,8 +126,10 @@ def peers(model, onnx):
         Peer(
             "Infinity, onnxruntime",
             openai("model"),
-            (*infinity, "--engine", "optimum", "--model-id", onnx / "infinity"),
-            OFFLINE,
+            # Of a directory it takes only the one that it is started in. Its optimized model goes to its cache.
+            (*infinity, "--engine", "optimum", "--model-id", "."),
+            OFFLINE | {"HF_HOME": str(onnx / "infinity-cache")},
+            onnx / "infinity",
             packages=_versions("optimum onnxruntime", "infinity"),
         ),
     ]
