@@ -160,21 +160,17 @@ def run(hook, clients, short):
             wait_for_workers(server)
             load = Load(directory, "short", short)
             load(server, clients, WARM_SECONDS)
-            before = cpu_seconds(server), server.metrics()
+            before, seconds = server.metrics(), cpu_seconds(server)
             load(server, clients, SECONDS)
-            seconds, figures = cpu_seconds(server) - before[0], server.metrics()
-            count = answers(figures) - answers(before[1])
-            waited = {what: figures.get(name, 0) - before[1].get(name, 0) for what, name in WAITS.items()}
+            seconds, after = cpu_seconds(server) - seconds, server.metrics()
+            count = answers(after) - answers(before)
+            waited = {what: 1000 * (after.get(name, 0) - before.get(name, 0)) / count for what, name in WAITS.items()}
         spent, calls = Counter(), Counter()
         for file in clocks.iterdir():
             of_worker = json.loads(file.read_text())
             spent.update(of_worker[0])
             calls.update(of_worker[1])
-    return (
-        1000 * seconds / count,
-        {part: taken / calls[ANSWER] / 1e6 for part, taken in spent.items()},
-        {what: 1000 * waited[what] / count for what in waited},
-    )
+    return 1000 * seconds / count, {part: taken / calls[ANSWER] / 1e6 for part, taken in spent.items()}, waited
 
 
 def answers(figures):

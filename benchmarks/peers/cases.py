@@ -98,9 +98,16 @@ def check_vectors(results, running, known):
     sent, expected = known
     for name, server in running.items():
         results.measure(name, "cosine", lambda: _lowest_cosine(server.vectors(sent), expected))  # noqa: B023
-        with ThreadPoolExecutor(QUERIES_CLIENTS) as pool:
-            alone = lambda: [vector for [vector] in pool.map(lambda text: server.vectors([text]), 4 * sent)]  # noqa: B023, E731
-            results.measure(name, "cosine", lambda: _lowest_cosine(alone(), np.tile(expected, (4, 1))))  # noqa: B023
+        results.measure(
+            name,
+            "cosine",
+            lambda: _lowest_cosine(_one_by_one(server, 4 * sent), np.tile(expected, (4, 1))),  # noqa: B023
+        )
+
+
+def _one_by_one(server, texts):
+    with ThreadPoolExecutor(QUERIES_CLIENTS) as pool:
+        return [vector for [vector] in pool.map(lambda text: server.vectors([text]), texts)]
 
 
 def _lowest_cosine(vectors, expected):

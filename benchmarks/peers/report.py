@@ -37,7 +37,7 @@ def heading(packages, rounds, seconds):
 
 def rates(results):
     """Requests a second, and how many times the better naive app's; the last line has the best of the others."""
-    naive = {case: _best(results, case, (NAIVE, NAIVE_TUNED)) for case in CASES}
+    naive = _better_naive(results)
     lines = [_row("Requests a second", CASES), _row("---", ["---"] * len(CASES))]
     for name, row in results.items():
         cells = [
@@ -117,14 +117,24 @@ def _values(results, name, case):
     return [] if _void(row) else row.get(case, [])
 
 
-def _ratio(results, name, other, case):
+def _times(results, name, other, case):
+    """How many times as much a server does as another one; None where either has no figure."""
     values, others = _values(results, name, case), _values(results, other, case)
-    return f"{median(values) / median(others):.2f}x" if values and others else ""
+    return median(values) / median(others) if values and others else None
+
+
+def _ratio(results, name, other, case):
+    times = _times(results, name, other, case)
+    return "" if times is None else f"{times:.2f}x"
 
 
 def _best(results, case, names):
     names = [name for name in names if _values(results, name, case)]
     return max(names, key=lambda name: median(_values(results, name, case)), default=None)
+
+
+def _better_naive(results):
+    return {case: _best(results, case, (NAIVE, NAIVE_TUNED)) for case in CASES}
 
 
 def draw(results):
@@ -136,14 +146,9 @@ def draw(results):
 
     figure, (above, below) = pyplot.subplots(2, 1, figsize=(9, 6.4), height_ratios=(3, 2))
     width = 0.8 / len(results)
+    naive = _better_naive(results)
     for place, name in enumerate(results):
-        heights = [
-            median(values) / median(naive)
-            if (values := _values(results, name, case))
-            and (naive := _values(results, _best(results, case, (NAIVE, NAIVE_TUNED)), case))
-            else 0
-            for case in CASES
-        ]
+        heights = [_times(results, name, naive[case], case) or 0 for case in CASES]
         offset = (place - (len(results) - 1) / 2) * width
         above.bar([x + offset for x in range(len(CASES))], heights, width, label=name)
     above.axhline(1, color="black", linewidth=0.5)
