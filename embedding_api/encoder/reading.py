@@ -75,9 +75,9 @@ def bert_weights(model):
     bert, pooling = model[0].model, model[1]
     embeddings = bert.embeddings
     return BertWeights(
-        words=embeddings.word_embeddings.weight.detach(),
+        words=_array(embeddings.word_embeddings.weight),
         # One text has one segment: its type's embedding is a constant.
-        positions=embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0],
+        positions=_array(embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]),
         norm=_joined(embeddings.LayerNorm),
         layers=[_layer_weights(layer) for layer in bert.encoder.layer],
         heads=bert.config.num_attention_heads,
@@ -99,4 +99,9 @@ def _layer_weights(layer):
 
 
 def _joined(*modules):
-    return tuple(torch.cat([getattr(module, name) for module in modules]) for name in ("weight", "bias"))
+    parts = ([getattr(module, name) for module in modules] for name in ("weight", "bias"))
+    return tuple(_array(torch.cat(part)) for part in parts)
+
+
+def _array(tensor):
+    return tensor.detach().float().contiguous().numpy()

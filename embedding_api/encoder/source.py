@@ -1,8 +1,8 @@
-"""What the service needs of a model: text, numbers and tensors, whatever library they were read with."""
+"""What the service needs of a model: text, numbers and arrays of float32, whatever library they were read with."""
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from numpy import ndarray
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,17 @@ class LayerWeights:
     Query, key and value are one product, in this order.
     """
 
-    qkv: tuple[Tensor, Tensor]
-    output: tuple[Tensor, Tensor]
-    output_norm: tuple[Tensor, Tensor]
-    up: tuple[Tensor, Tensor]
-    down: tuple[Tensor, Tensor]
-    norm: tuple[Tensor, Tensor]
+    qkv: tuple[ndarray, ndarray]
+    output: tuple[ndarray, ndarray]
+    output_norm: tuple[ndarray, ndarray]
+    up: tuple[ndarray, ndarray]
+    down: tuple[ndarray, ndarray]
+    norm: tuple[ndarray, ndarray]
+
+    @property
+    def products(self):
+        """In the order in which they are computed."""
+        return self.qkv, self.output, self.up, self.down
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,9 @@ class BertWeights:
         mean: whether a vector is the mean of a text's rows, or else the [CLS] row.
     """
 
-    words: Tensor
-    positions: Tensor
-    norm: tuple[Tensor, Tensor]
+    words: ndarray
+    positions: ndarray
+    norm: tuple[ndarray, ndarray]
     layers: list[LayerWeights]
     heads: int
     eps: float

@@ -1,0 +1,58 @@
+#include "attention.h"
+
+#include "tile.h"
+
+static int whole_panels(int columns) { return (columns + PANEL - 1) / PANEL * PANEL; }
+
+size_t attention_scratch(int head_size, int length) {
+    return (size_t)whole_panels(length) * (head_size + TILE_ROWS);
+}
+
+// panels[length / PANEL][head_size][PANEL] = key^T * scale. What stands for keys beyond the text are zeros.
+static void transpose_keys(float *panels, const float *key, size_t stride, int length, int head_size, float scale) {
+    for (int first = 0; first < length; first += PANEL, panels += head_size * PANEL)
+        for (int column = 0; column < PANEL; column++)
+            for (int i = 0; i < head_size; i++)
+                panels[i * PANEL + column] =
+                    first + column < length ? key[(first + column) * stride + i] * scale : 0.0f;
+}
+
+// Makes e^(score - largest score) of a row's scores. Returns their sum, which the context is still to be divided by.
+static float exponentials(float *scores, int length) {
+    const int padded = whole_panels(length);
+    for (int i = length; i < padded; i++) scores[i] = -__builtin_inff();
+    vec most = load(scores);
+    for (int i = LANES; i < padded; i += LANES) most = larger(most, load(scores + i));
+    const float maximum = largest(most);
+    vec total = {0};
+    for (int i = 0; i < padded; i += LANES) {
+        const vec weight = exp_of_negative(load(scores + i) - maximum);
+        store(scores + i, weight);
+        total += weight;
+    }
+    return sum(total);
+}
+
+void attention(const float *query, const float *key, const float *value, size_t stride, float *context,
+               size_t context_stride, int length, int queries, int head_size, float *scratch) {
+    const int padded = whole_panels(length), height = even_height(queries, TILE_ROWS);
+    float *keys = scratch, *scores = scratch + (size_t)padded * head_size;
+    transpose_keys(keys, key, stride, length, head_size, 1.0f / __builtin_sqrtf(head_size));
+    for (int row = 0; row < queries; row += height) {
+        const int rows = queries - row < height ? queries - row : height;
+        for (int first = 0; first < padded; first += PANEL)
+            multiply(scores + first, padded, query + row * stride, stride, keys + (size_t)first * head_size, PANEL,
+                     rows, head_size, FETCH_NOTHING);
+        float totals[TILE_ROWS];
+        for (int i = 0; i < rows; i++) totals[i] = exponentials(scores + (size_t)i * padded, length);
+        for (int column = 0; column < head_size; column += PANEL) {
+            float *to = context + row * context_stride + column;
+            multiply(to, context_stride, scores, padded, value + column, stride, rows, length, FETCH_NOTHING);
+            for (int i = 0; i < rows; i++)
+                for (int j = 0; j < PANEL; j += LANES) {
+                    float *at = to + i * context_stride + j;
+                    store(at, load(at) / totals[i]);
+                }
+        }
+    }
+}

@@ -1,0 +1,41 @@
+// BERT (https://arxiv.org/abs/1810.04805) and its pooling, for texts one after the other without padding.
+//
+// The caller has checked every number: token ids are below the vocabulary's size, lengths are from 1 to the number of
+// positions, `hidden` is `heads` times a head size that is a multiple of PANEL, and scratch memory is large enough.
+#pragma once
+
+#include "product.h"
+
+struct norm {
+    const float *weight, *bias;
+};
+
+struct layer {
+    struct linear query_key_value, attention_output, intermediate, output;
+    struct norm attention_norm, output_norm;
+};
+
+struct bert {
+    int32_t hidden, heads, layers;
+    int32_t bfloat16;     // whether the weights of the products are bfloat16
+    int32_t mean_pooling;  // whether a vector is the mean of a text's rows, or else the row of its first token, [CLS]
+    float epsilon;        // of the norms
+    const float *words;      // [vocabulary][hidden]
+    const float *positions;  // [positions][hidden], with the embedding of the only token type added
+    struct norm embedding_norm;
+    const struct layer *layer;
+};
+
+// Columns of a panel, in which the caller lays out the weights.
+int32_t bert_panel(void);
+
+// Whether the CPU multiplies in bfloat16.
+int32_t bert_multiplies_bfloat16(void);
+
+// Floats of scratch memory for a forward pass of so many tokens, of which the longest text has `longest`.
+size_t bert_scratch(const struct bert *bert, int32_t tokens, int32_t longest);
+
+// vectors[texts][hidden], not normalised, of texts whose token ids stand one after the other. A vector does not depend on
+// the other texts, in no bit. It may be called by several threads at once, each with scratch memory of its own.
+void bert_forward(const struct bert *bert, const int32_t *ids, const int32_t *lengths, int32_t texts, float *scratch,
+                  float *vectors);

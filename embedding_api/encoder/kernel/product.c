@@ -1,0 +1,48 @@
+#include "product.h"
+
+#include "tile.h"
+
+// Bias, GELU and residual, while the sums of a tile are still in the first level of caches.
+static void finish(const float *sums, const float *bias, enum then then, const float *residual, float *output,
+                   size_t stride, int rows) {
+    for (int row = 0; row < rows; row++)
+        for (int column = 0; column < PANEL; column += LANES) {
+            vec value = load(sums + row * PANEL + column) + load(bias + column);
+            if (then == THEN_GELU) value = gelu(value);
+            if (then == THEN_ADD_RESIDUAL) value += load(residual + row * stride + column);
+            store(output + row * stride + column, value);
+        }
+}
+
+void product(const struct linear *linear, int bfloat16, enum then then, const float *input, size_t input_stride,
+             float *output, size_t output_stride, const float *residual, int rows, uint16_t *rounded) {
+    const int height = even_height(rows, TILE_ROWS);
+    const size_t panel_bytes = (size_t)linear->in * PANEL * (bfloat16 ? 2 : 4);
+    const bfloat16_operand *operand = (const void *)input;
+    size_t operand_stride = input_stride;
+#if defined __AVX512BF16__
+    if (bfloat16) {
+        operand = rounded;
+        operand_stride = linear->in;
+        for (int row = 0; row < rows; row++)
+            to_bfloat16(rounded + row * operand_stride, input + row * input_stride, linear->in);
+    }
+#else
+    (void)rounded;
+#endif
+    float sums[TILE_ROWS * PANEL];
+    const char *panel = linear->panels;
+    for (int column = 0; column < linear->out; column += PANEL, panel += panel_bytes)
+        for (int row = 0; row < rows; row += height) {
+            const int tile_rows = rows - row < height ? rows - row : height;
+            const enum fetch fetch = height == rows ? FETCH_STREAM : row == 0 ? FETCH_NEXT_PANEL : FETCH_NOTHING;
+            if (bfloat16)
+                multiply_bfloat16(sums, PANEL, operand + row * operand_stride, operand_stride, (const void *)panel,
+                                  tile_rows, linear->in, fetch);
+            else
+                multiply(sums, PANEL, input + row * input_stride, input_stride, (const void *)panel, PANEL, tile_rows,
+                         linear->in, fetch);
+            const size_t offset = row * output_stride + column;
+            finish(sums, linear->bias + column, then, residual + offset, output + offset, output_stride, tile_rows);
+        }
+}

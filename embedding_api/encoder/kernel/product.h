@@ -1,0 +1,22 @@
+// Products with weights, and what follows them at once: bias, GELU, residual.
+#pragma once
+
+#include "vector.h"
+
+// The weights of a product from `in` to `out` columns. The columns are in panels of PANEL, the last of them filled up
+// with zeros. A panel is one stream of memory: its weights for the first input, those for the second, and so on. In
+// bfloat16 the weights for two inputs stand in pairs (see tile.h), so `in` is even. The bias is filled up as well.
+struct linear {
+    int32_t in, out;
+    const void *panels;
+    const float *bias;
+};
+
+// What is done to a sum after the bias is added.
+enum then { THEN_NOTHING, THEN_GELU, THEN_ADD_RESIDUAL };
+
+// output[rows][out] = then(input[rows][in] x weights + bias). Strides are in floats; the output's is at least `out`
+// rounded up to whole panels, and the residual's too, which may be the output itself. `rounded` is scratch memory for
+// rows x in values, needed with weights in bfloat16.
+void product(const struct linear *linear, int bfloat16, enum then then, const float *input, size_t input_stride,
+             float *output, size_t output_stride, const float *residual, int rows, uint16_t *rounded);

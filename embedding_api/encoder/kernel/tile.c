@@ -1,0 +1,106 @@
+#include "tile.h"
+
+#if defined __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+// Bytes. Of 1, 4, 8, 16 and 32 KB, 16 was the fastest.
+enum { STREAM_AHEAD = 16384, CACHE_LINE = 64 };
+
+// Called for each row of a panel. The third argument of __builtin_prefetch is how near to keep it: 0 is the non-temporal
+// hint, 2 is for the second level of caches.
+INLINE void fetch_behind(const enum fetch fetch, const void *panel_row, size_t panel_bytes) {
+    const char *from = panel_row;
+    for (int line = 0; line < PANEL * 4; line += CACHE_LINE) {
+        if (fetch == FETCH_NEXT_PANEL) __builtin_prefetch(from + panel_bytes + line, 0, 2);
+        if (fetch == FETCH_STREAM) __builtin_prefetch(from + STREAM_AHEAD + line, 0, 0);
+    }
+}
+
+typedef vec tile[TILE_ROWS][PANEL_VECTORS];
+
+// The loops over rows and vectors have constant bounds and are unrolled, so that `sums` is registers and no memory.
+#define UNROLL _Pragma("GCC unroll 12")
+
+INLINE void store_tile(float *to, size_t stride, tile sums, const int rows) {
+    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < PANEL_VECTORS; j++)
+        store(to + i * stride + j * LANES, sums[i][j]);
+}
+
+INLINE void multiply_rows(float *to, size_t to_stride, const float *a, size_t a_stride, const float *b,
+                          size_t b_stride, int depth, const int rows, const enum fetch fetch) {
+    tile sums = {0};
+    for (int k = 0; k < depth; k++, b += b_stride) {
+        vec weights[PANEL_VECTORS];
+        UNROLL for (int j = 0; j < PANEL_VECTORS; j++) weights[j] = load(b + j * LANES);
+        fetch_behind(fetch, b, (size_t)depth * PANEL * 4);
+        UNROLL for (int i = 0; i < rows; i++) {
+            const float activation = a[i * a_stride + k];
+            UNROLL for (int j = 0; j < PANEL_VECTORS; j++) sums[i][j] += activation * weights[j];
+        }
+    }
+    store_tile(to, to_stride, sums, rows);
+}
+
+INLINE void multiply_rows_bfloat16(float *to, size_t to_stride, const bfloat16_operand *a, size_t a_stride,
+                                   const int32_t *b, int depth, const int rows, const enum fetch fetch) {
+    tile sums = {0};
+    for (int k = 0; k < depth; k += 2, b += PANEL) {
+        ivec pairs[PANEL_VECTORS];
+        UNROLL for (int j = 0; j < PANEL_VECTORS; j++) pairs[j] = load_words(b + j * LANES);
+        fetch_behind(fetch, b, (size_t)depth / 2 * PANEL * 4);
+#if defined __AVX512BF16__
+        UNROLL for (int i = 0; i < rows; i++) {
+            const __m512bh activations = (__m512bh)_mm512_set1_epi32(*(const word_in_memory *)(a + i * a_stride + k));
+            UNROLL for (int j = 0; j < PANEL_VECTORS; j++)
+                sums[i][j] = (vec)_mm512_dpbf16_ps((__m512)sums[i][j], activations, (__m512bh)pairs[j]);
+        }
+#else
+        UNROLL for (int j = 0; j < PANEL_VECTORS; j++) {
+            const vec first = (vec)(pairs[j] << 16), second = (vec)(pairs[j] & ~0xffff);
+            UNROLL for (int i = 0; i < rows; i++) {
+                sums[i][j] += a[i * a_stride + k] * first;
+                sums[i][j] += a[i * a_stride + k + 1] * second;
+            }
+        }
+#endif
+    }
+    store_tile(to, to_stride, sums, rows);
+}
+
+// A micro-kernel for each number of rows: each case is the function above, inlined with constants.
+#if defined __AVX512F__
+#define FURTHER_CASES(call) case 7: call(7); break; case 8: call(8); break; case 9: call(9); break; \
+    case 10: call(10); break; case 11: call(11); break; case 12: call(12); break;
+#else
+#define FURTHER_CASES(call)
+#endif
+#define FOR_ROWS(rows, call) switch (rows) { case 1: call(1); break; case 2: call(2); break; case 3: call(3); break; \
+    case 4: call(4); break; case 5: call(5); break; case 6: call(6); break; FURTHER_CASES(call) }
+
+void multiply(float *sums, size_t sums_stride, const float *a, size_t a_stride, const float *b, size_t b_stride,
+              int rows, int depth, enum fetch fetch) {
+#define MULTIPLY(rows, fetch) multiply_rows(sums, sums_stride, a, a_stride, b, b_stride, depth, rows, fetch)
+#define WITHOUT_FETCH(rows) MULTIPLY(rows, FETCH_NOTHING)
+#define WITH_NEXT_PANEL(rows) MULTIPLY(rows, FETCH_NEXT_PANEL)
+#define WITH_STREAM(rows) MULTIPLY(rows, FETCH_STREAM)
+    if (fetch == FETCH_NOTHING) FOR_ROWS(rows, WITHOUT_FETCH)
+    else if (fetch == FETCH_NEXT_PANEL) FOR_ROWS(rows, WITH_NEXT_PANEL)
+    else FOR_ROWS(rows, WITH_STREAM)
+}
+
+#undef MULTIPLY
+void multiply_bfloat16(float *sums, size_t sums_stride, const bfloat16_operand *a, size_t a_stride, const int32_t *b,
+                       int rows, int depth, enum fetch fetch) {
+#define MULTIPLY(rows, fetch) multiply_rows_bfloat16(sums, sums_stride, a, a_stride, b, depth, rows, fetch)
+    if (fetch == FETCH_NOTHING) FOR_ROWS(rows, WITHOUT_FETCH)
+    else if (fetch == FETCH_NEXT_PANEL) FOR_ROWS(rows, WITH_NEXT_PANEL)
+    else FOR_ROWS(rows, WITH_STREAM)
+}
+
+#if defined __AVX512BF16__
+void to_bfloat16(uint16_t *to, const float *from, size_t count) {
+    for (size_t i = 0; i < count; i += LANES)
+        _mm256_storeu_si256((__m256i *)(to + i), (__m256i)_mm512_cvtneps_pbh((__m512)load(from + i)));
+}
+#endif

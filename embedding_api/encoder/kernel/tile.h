@@ -1,0 +1,40 @@
+// The micro-kernels: a tile of at most TILE_ROWS rows and one panel of columns, with all its sums in registers.
+//
+// Each sum is over the depth in order, whatever the number of rows, and so are its bits.
+#pragma once
+
+#include "vector.h"
+
+// What has to come from memory while a tile is computed.
+enum fetch {
+    FETCH_NOTHING,
+    FETCH_NEXT_PANEL,  // the panel behind this one, which other tiles wait for: into the caches
+    FETCH_STREAM,      // what comes next of panels that are used once: past the caches that hold other data
+};
+
+// sums[rows][PANEL] = a[rows][depth] x b[depth][PANEL]; strides are in elements.
+void multiply(float *sums, size_t sums_stride, const float *a, size_t a_stride, const float *b, size_t b_stride,
+              int rows, int depth, enum fetch fetch);
+
+// The same with weights in bfloat16, the upper half of a float32: a word of b[depth / 2][PANEL] has a column's weights
+// for two steps of the depth, the first of them in its lower half. Where the CPU multiplies such pairs, `a` is bfloat16
+// as well, rounded by `to_bfloat16`; elsewhere weights become float32 again, which only saves reading from memory.
+#if defined __AVX512BF16__
+typedef uint16_t bfloat16_operand;
+#else
+typedef float bfloat16_operand;
+#endif
+
+void multiply_bfloat16(float *sums, size_t sums_stride, const bfloat16_operand *a, size_t a_stride, const int32_t *b,
+                       int rows, int depth, enum fetch fetch);
+
+#if defined __AVX512BF16__
+// Rounds `count` values, which is a multiple of LANES.
+void to_bfloat16(uint16_t *to, const float *from, size_t count);
+#endif
+
+// The height of tiles that so many rows are cut into: as even as can be, and at most `most`.
+INLINE int even_height(int rows, int most) {
+    int tiles = (rows + most - 1) / most;
+    return (rows + tiles - 1) / tiles;
+}

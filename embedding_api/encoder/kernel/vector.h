@@ -1,0 +1,98 @@
+// Vectors of float32 as wide as the instruction set's registers, in the vector extensions of Clang and GCC.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+// What one micro-kernel computes at once is a tile of TILE_ROWS x PANEL sums, all of them in registers. Beside the sums
+// there must be room for a row of weights and one activation: 12 x 2 + 2 + 1 of AVX-512's 32 registers, 6 x 2 + 2 + 1 of
+// AVX2's 16, 6 x 4 + 4 + 1 of NEON's 32.
+#if defined __AVX512F__
+enum { LANES = 16, TILE_ROWS = 12, PANEL_VECTORS = 2 };
+#elif defined __AVX2__ && defined __FMA__
+enum { LANES = 8, TILE_ROWS = 6, PANEL_VECTORS = 2 };
+#elif defined __ARM_NEON
+enum { LANES = 4, TILE_ROWS = 6, PANEL_VECTORS = 4 };
+#else
+#error "the kernel needs AVX-512, AVX2 with FMA, or NEON"
+#endif
+
+// Columns of a panel: the unit in which weights, keys and values are multiplied.
+enum { PANEL = LANES * PANEL_VECTORS };
+
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef float vec_in_memory __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t word_in_memory __attribute__((aligned(2), may_alias));
+typedef int32_t ivec_in_memory __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+INLINE vec load(const float *from) { return *(const vec_in_memory *)from; }
+
+INLINE ivec load_words(const int32_t *from) { return *(const ivec_in_memory *)from; }
+
+INLINE void store(float *to, vec values) { *(vec_in_memory *)to = values; }
+
+// Compilers drop the subtraction, as x - 0 is x for every x; x + 0 is not, for -0.
+INLINE vec splat(float value) { return value - (vec){0}; }
+
+// The sum of all lanes, by halves.
+INLINE float sum(vec values) {
+    float lanes[LANES];
+    store(lanes, values);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
+    return lanes[0];
+}
+
+INLINE vec larger(vec a, vec b) {
+    ivec is_larger = a > b;
+    return (vec)((is_larger & (ivec)a) | (~is_larger & (ivec)b));
+}
+
+// The largest of all lanes.
+INLINE float largest(vec values) {
+    float lanes[LANES];
+    store(lanes, values);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
+    return lanes[0];
+}
+
+// e^x for x <= 0, with a relative error of 1e-7; below -87 it stays at e^-87, some 1e-38.
+// x = n ln 2 + r, so e^x = 2^n e^r. The split of ln 2 and the polynomial are those of expf in Cephes
+// (https://www.netlib.org/cephes).
+INLINE vec exp_of_negative(vec x) {
+    x = larger(x, splat(-87.0f));
+    // 1.5 * 2^23 + n has no bits for a fraction: the addition rounds, and n stands in the lowest bits.
+    vec shifted = x * 1.44269504088896341f + 0x1.8p23f;
+    vec n = shifted - 0x1.8p23f;
+    vec r = x - n * 0.693359375f;
+    r = r - n * -2.12194440e-4f;
+    vec p = splat(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + (r + 1.0f);
+    // The exponent of a float32 begins at bit 23.
+    return (vec)((ivec)p + ((ivec)shifted << 23));
+}
+
+// x (1 + erf(x / sqrt 2)) / 2, the exact GELU. erf is Abramowitz and Stegun's 7.1.26, with an error of 1.5e-7.
+INLINE vec gelu(vec x) {
+    vec z = x * 0.70710678118654752f;
+    ivec sign = (ivec)z & INT32_MIN;
+    vec magnitude = (vec)((ivec)z ^ sign);
+    vec t = 1.0f / (magnitude * 0.3275911f + 1.0f);
+    vec p = splat(1.061405429f);
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    vec erf = 1.0f - (p * t) * exp_of_negative(magnitude * -magnitude);
+    vec half = x * 0.5f;
+    return half * (vec)((ivec)erf ^ sign) + half;
+}
