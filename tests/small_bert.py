@@ -11,11 +11,11 @@ class Modules(list):
 
 
 def small_bert(pooling="cls", **changes):
-    """One of three layers and 24 dimensions, with changes to its configuration."""
+    """One of three layers and 64 dimensions, with changes to its configuration."""
     torch.manual_seed(1)
-    sizes = {"vocab_size": 99, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4}
-    config = BertConfig(**sizes, intermediate_size=48, max_position_embeddings=64, initializer_range=0.5, **changes)
-    return assemble(BertModel(config).eval(), pooling, 24)
+    config = {"vocab_size": 99, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+    config |= {"intermediate_size": 100, "max_position_embeddings": 64, "initializer_range": 0.3} | changes
+    return assemble(BertModel(BertConfig(**config)).eval(), pooling, config["hidden_size"])
 
 
 def assemble(backbone, pooling, width):

@@ -2,10 +2,9 @@
 
 import gc
 import os
+import pickle
 import signal
 import traceback
-
-import torch
 
 from embedding_api.config import ConfigError
 
@@ -13,7 +12,7 @@ from embedding_api.config import ConfigError
 def in_child(function, *arguments):
     """What a function returns in a forked child, with which everything goes that it has imported and allocated.
 
-    Tensors in it are copies. The child logs as this process does.
+    It comes back as pickle copies it. The child logs as this process does.
 
     Raises:
         ConfigError: the function has raised it.
@@ -28,7 +27,7 @@ def in_child(function, *arguments):
         if code := os.waitstatus_to_exitcode(status):
             raise ChildProcessError(f"exit code {code}")
         file.seek(0)
-        answer = torch.load(file, weights_only=False)
+        answer = pickle.load(file)
     if isinstance(answer, ConfigError):
         raise answer
     return answer
@@ -42,13 +41,11 @@ def _answer(file, function, arguments):
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         # Nor does garbage matter here: importing sentence-transformers takes half a second less without collecting it.
         gc.disable()
-        # PyTorch makes its thread pool anew at its next use after a fork. Of two threads that do so at once, one fails.
-        torch.set_num_threads(1)
         try:
             answer = function(*arguments)
         except ConfigError as error:
             answer = error
-        torch.save(answer, file)
+        pickle.dump(answer, file, protocol=pickle.HIGHEST_PROTOCOL)
         file.flush()
         code = 0
     except Exception:

@@ -4,10 +4,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import torch
+
 
 from embedding_api.encoder import Occupied
-from embedding_api.encoder.board import PLACES
+PLACES = 9
 from embedding_api.encoder.cores import Cores
 from embedding_api.encoder.sharing import Sharing
 

@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
@@ -10,7 +11,11 @@ from transformers import BertModel
 from transformers.utils.logging import disable_progress_bar
 
 from embedding_api.config import ConfigError
-from embedding_api.encoder.source import BertWeights, LayerWeights, Source
+from embedding_api.encoder.reference import ReferenceEngine
+from embedding_api.encoder.source import BertWeights, Examples, LayerWeights, Source
+
+# Of the examples: a word alone, a query, a paragraph. The longest text that the model reads comes last.
+_EXAMPLE_LENGTHS = 3, 12, 150
 
 
 def read(directory, dtype):
@@ -19,6 +24,8 @@ def read(directory, dtype):
     Raises:
         ConfigError: this service would silently get other vectors than sentence-transformers does.
     """
+    # One forward pass is for one core; several are computed at a time. And a thread pool would not survive a fork.
+    torch.set_num_threads(1)
     disable_progress_bar()
     for library in ("huggingface_hub", "transformers"):
         # They have handlers of their own: their lines would come twice, or in another form than ours.
@@ -51,7 +58,7 @@ def source(model):
 
 
 def obstacle(model):
-    """Why a SentenceTransformer cannot be run packed, in a few words, or None if it can."""
+    """Why the kernel cannot compute a SentenceTransformer, in a few words, or None if it can."""
     modules = [module for module in model if not isinstance(module, Normalize)]
     if [type(module) for module in modules] != [Transformer, Pooling]:
         return "its modules are not Transformer, Pooling and Normalize"
@@ -64,6 +71,10 @@ def obstacle(model):
         return "it is a decoder or has other than absolute positions"
     if bert.config.hidden_act != "gelu":
         return f"its activation is {bert.config.hidden_act}, not gelu"
+    if (head_size := bert.config.hidden_size // bert.config.num_attention_heads) not in (32, 64):
+        return f"its attention heads have {head_size} dimensions, not 32 or 64"
+    if bert.config.intermediate_size % 4 or not bert.config.num_hidden_layers:
+        return "its intermediate size is no multiple of 4, or it has no layers"
     if pooling.pooling_mode not in ("cls", "mean"):
         return f"its pooling is {pooling.pooling_mode}, not cls or mean"
     return None
@@ -71,7 +82,7 @@ def obstacle(model):
 
 @torch.inference_mode()
 def bert_weights(model):
-    """The `BertWeights` of a SentenceTransformer to which `obstacle` has no objection, in its dtype."""
+    """The `BertWeights` of a SentenceTransformer to which `obstacle` has no objection, as float32."""
     bert, pooling = model[0].model, model[1]
     embeddings = bert.embeddings
     return BertWeights(
@@ -84,6 +95,17 @@ def bert_weights(model):
         eps=bert.config.layer_norm_eps,
         mean=pooling.pooling_mode == "mean",
     )
+
+
+def examples(model):
+    """`Examples` of what sentence-transformers makes of random token ids."""
+    longest = min(source(model).max_length, 512)
+    vocabulary = model[0].model.config.vocab_size
+    chance = np.random.default_rng(1)
+    lengths = {min(length, longest) for length in (*_EXAMPLE_LENGTHS, longest)}
+    ids = [chance.integers(vocabulary, size=length).tolist() for length in sorted(lengths)]
+    engine = ReferenceEngine(model)
+    return Examples(ids, np.concatenate([engine.forward([text]) for text in ids]))
 
 
 def _layer_weights(layer):

@@ -11,6 +11,7 @@ class ReferenceEngine:
     """
 
     name = "reference"
+    instruction_set = None
     pads = True
     shares = False
 

@@ -42,7 +42,7 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class BertWeights:
-    """A BERT whose rows are pooled.
+    """A BERT whose rows are pooled, its arrays float32.
 
     Attributes:
         words: of shape (vocabulary, width).
@@ -61,3 +61,16 @@ class BertWeights:
     heads: int
     eps: float
     mean: bool
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What an engine is tried with before it serves.
+
+    Attributes:
+        ids: texts as lists of token ids.
+        vectors: what sentence-transformers makes of them, float32 of shape (texts, dimension), not normalised.
+    """
+
+    ids: list[list[int]]
+    vectors: ndarray

@@ -13,6 +13,9 @@ from small_bert import Modules, assemble, small_bert
         ({"is_decoder": True}, "it is a decoder"),
         ({"position_embedding_type": "relative_key"}, "other than absolute positions"),
         ({"pooling": "max"}, "its pooling is max"),
+        ({"hidden_size": 96}, "its attention heads have 48 dimensions, not 32 or 64"),
+        ({"intermediate_size": 98}, "its intermediate size is no multiple of 4"),
+        ({"num_hidden_layers": 0}, "it has no layers"),
     ],
 )
 def test_other_models_have_an_obstacle(change, reason):
@@ -28,4 +31,4 @@ def test_pooling_another_layer_is_an_obstacle():
 def test_other_architectures_have_an_obstacle():
     config = DistilBertConfig(vocab_size=9, dim=8, hidden_dim=8, n_layers=1, n_heads=2, max_position_embeddings=8)
     assert "DistilBertModel" in obstacle(assemble(DistilBertModel(config), "cls", 8))
-    assert "modules" in obstacle(Modules([*small_bert()[:2], Dense(24, 8)]))
+    assert "modules" in obstacle(Modules([*small_bert()[:2], Dense(64, 8)]))

@@ -5,7 +5,7 @@
 static int whole_panels(int columns) { return (columns + PANEL - 1) / PANEL * PANEL; }
 
 size_t attention_scratch(int head_size, int length) {
-    return (size_t)whole_panels(length) * (head_size + TILE_ROWS);
+    return (size_t)whole_panels(length) * (2 * head_size + TILE_ROWS);
 }
 
 // panels[length / PANEL][head_size][PANEL] = key^T * scale. What stands for keys beyond the text are zeros.
@@ -15,6 +15,13 @@ static void transpose_keys(float *panels, const float *key, size_t stride, int l
             for (int i = 0; i < head_size; i++)
                 panels[i * PANEL + column] =
                     first + column < length ? key[(first + column) * stride + i] * scale : 0.0f;
+}
+
+// panels[head_size / PANEL][length][PANEL] = value. Rows of all heads are too far apart to stay in the caches together.
+static void gather_values(float *panels, const float *value, size_t stride, int length, int head_size) {
+    for (int column = 0; column < head_size; column += PANEL)
+        for (int row = 0; row < length; row++, panels += PANEL)
+            for (int i = 0; i < PANEL; i += LANES) store(panels + i, load(value + row * stride + column + i));
 }
 
 // Makes e^(score - largest score) of a row's scores. Returns their sum, which the context is still to be divided by.
@@ -36,8 +43,9 @@ static float exponentials(float *scores, int length) {
 void attention(const float *query, const float *key, const float *value, size_t stride, float *context,
                size_t context_stride, int length, int queries, int head_size, float *scratch) {
     const int padded = whole_panels(length), height = even_height(queries, TILE_ROWS);
-    float *keys = scratch, *scores = scratch + (size_t)padded * head_size;
+    float *keys = scratch, *values = keys + (size_t)padded * head_size, *scores = values + (size_t)padded * head_size;
     transpose_keys(keys, key, stride, length, head_size, 1.0f / __builtin_sqrtf(head_size));
+    gather_values(values, value, stride, length, head_size);
     for (int row = 0; row < queries; row += height) {
         const int rows = queries - row < height ? queries - row : height;
         for (int first = 0; first < padded; first += PANEL)
@@ -47,7 +55,7 @@ void attention(const float *query, const float *key, const float *value, size_t 
         for (int i = 0; i < rows; i++) totals[i] = exponentials(scores + (size_t)i * padded, length);
         for (int column = 0; column < head_size; column += PANEL) {
             float *to = context + row * context_stride + column;
-            multiply(to, context_stride, scores, padded, value + column, stride, rows, length, FETCH_NOTHING);
+            multiply(to, context_stride, scores, padded, values + (size_t)column * length, PANEL, rows, length, FETCH_NOTHING);
             for (int i = 0; i < rows; i++)
                 for (int j = 0; j < PANEL; j += LANES) {
                     float *at = to + i * context_stride + j;

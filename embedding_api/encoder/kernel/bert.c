@@ -9,14 +9,6 @@ enum { CHUNK_ROWS = 96 };
 
 int32_t bert_panel(void) { return PANEL; }
 
-int32_t bert_multiplies_bfloat16(void) {
-#if defined __AVX512BF16__
-    return 1;
-#else
-    return 0;
-#endif
-}
-
 // Where a pass keeps what. All rows are tokens, one text after the other.
 struct activations {
     float *rows;             // [tokens][hidden]: what goes from layer to layer

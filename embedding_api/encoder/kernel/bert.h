@@ -29,9 +29,6 @@ struct bert {
 // Columns of a panel, in which the caller lays out the weights.
 int32_t bert_panel(void);
 
-// Whether the CPU multiplies in bfloat16.
-int32_t bert_multiplies_bfloat16(void);
-
 // Floats of scratch memory for a forward pass of so many tokens, of which the longest text has `longest`.
 size_t bert_scratch(const struct bert *bert, int32_t tokens, int32_t longest);
 

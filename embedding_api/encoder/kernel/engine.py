@@ -13,13 +13,15 @@ from embedding_api.encoder.kernel.library import Bert, Layer, Linear, Norm
 _HUGE_PAGE = 2 << 20
 # What vectors are loaded from fastest: a cache line.
 _ALIGNMENT = 64
+# Of one call. Its activations take 8 GB for BGE small, and their sizes fit in 32 bits.
+MOST_TOKENS = 1 << 20
 
 
 class KernelEngine:
     """BERT and its pooling, without a final L2 normalisation.
 
     Args:
-        library: from `load_library`.
+        library: from `load_library`; its instruction set is the engine's attribute of that name.
         weights: a `BertWeights`.
         bfloat16: whether the products' weights are rounded to bfloat16, which halves them.
     """
@@ -30,9 +32,10 @@ class KernelEngine:
     micro_batch_tokens = 256
 
     def __init__(self, library, weights, bfloat16=False):
+        self.instruction_set = library.instruction_set
         self._library = library
         self._vocabulary, self._width = weights.words.shape
-        self._most_tokens = len(weights.positions)
+        self._positions = len(weights.positions)
         self._scratch = threading.local()
         self._bert, self._block = _lay_out(weights, library.bert_panel(), bfloat16)
 
@@ -42,15 +45,19 @@ class KernelEngine:
         A text's vector has the same bits in any batch. Any number of threads may call it at once.
 
         Raises:
-            ValueError: a text has no tokens, or more than there are positions, or one that is not in the vocabulary.
+            ValueError: a text has no tokens, or more than there are positions, or one that is not in the vocabulary; or
+                the batch has more than MOST_TOKENS.
         """
+        # The kernel trusts these numbers: all of them are checked here.
         lengths = np.fromiter(map(len, batch), np.int32, len(batch))
         ids = np.fromiter(chain.from_iterable(batch), np.int32)
         if not len(batch):
             return np.empty((0, self._width), np.float32)
-        longest = int(lengths.max())
-        if lengths.min() < 1 or longest > self._most_tokens:
-            raise ValueError(f"A text has {lengths.min()} or {longest} tokens; from 1 to {self._most_tokens} fit.")
+        shortest, longest = int(lengths.min()), int(lengths.max())
+        if shortest < 1 or longest > self._positions:
+            raise ValueError(f"Texts have {shortest} to {longest} tokens; the model reads 1 to {self._positions}.")
+        if len(ids) > MOST_TOKENS:
+            raise ValueError(f"A batch has {len(ids)} tokens; it may have {MOST_TOKENS}.")
         if ids.min() < 0 or ids.max() >= self._vocabulary:
             raise ValueError(f"A token id is not from 0 to {self._vocabulary - 1}.")
         scratch = self._scratch_of(self._library.bert_scratch(self._bert, len(ids), longest))
@@ -64,7 +71,9 @@ class KernelEngine:
         """This thread's scratch memory, of at least so many floats."""
         scratch = getattr(self._scratch, "floats", None)
         if scratch is None or len(scratch) < floats:
-            scratch = self._scratch.floats = np.empty(floats, np.float32)
+            memory = np.empty(4 * floats + _ALIGNMENT, np.uint8)
+            start = -memory.ctypes.data % _ALIGNMENT
+            scratch = self._scratch.floats = memory[start : start + 4 * floats].view(np.float32)
         return scratch
 
 

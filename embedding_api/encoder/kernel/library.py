@@ -22,7 +22,7 @@ INSTRUCTION_SETS = {
 
 
 class KernelUnavailable(Exception):
-    """The kernel cannot run here; the message is a sentence that says why and what to do."""
+    """The kernel cannot compute this model here; the message says why, as a part of a sentence."""
 
 
 class Linear(Structure):
@@ -52,28 +52,45 @@ class Bert(Structure):
 
 _FUNCTIONS = {
     "bert_panel": (c_int32,),
-    "bert_multiplies_bfloat16": (c_int32,),
     "bert_scratch": (c_size_t, POINTER(Bert), c_int32, c_int32),
     "bert_forward": (None, POINTER(Bert), c_void_p, c_void_p, c_int32, c_void_p, c_void_p),
 }
 
 
 def usable_instruction_sets(machine=None, cpuinfo=Path("/proc/cpuinfo")):
-    """The names of the instruction sets that this CPU has and the kernel is written for, best first."""
-    flags = set(re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)[0].split())
-    candidates = INSTRUCTION_SETS.get(machine or platform.machine(), {})
-    return [name for name, needed in candidates.items() if needed <= flags]
+    """The names of the instruction sets that this CPU has and the kernel is built for, best first."""
+    lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
+    flags = set(lines[0].split()) if lines else set()
+    return [
+        name for name, needed in INSTRUCTION_SETS.get(machine or platform.machine(), {}).items() if needed <= flags
+    ]
 
 
-def load_library(instruction_set):
-    """The shared object for an instruction set, as a `ctypes.CDLL`. Its functions let other Python threads run.
+def load_library(instruction_set=None):
+    """The shared object for an instruction set, by default the best one of this CPU, as a `ctypes.CDLL`.
+
+    Its functions let other Python threads run meanwhile. Its attribute `instruction_set` is the name.
 
     Raises:
-        KernelUnavailable: it is not there, or cannot be loaded.
+        KernelUnavailable: the CPU has no such instruction set, or the shared object is missing or damaged.
     """
+    if instruction_set is None:
+        usable = usable_instruction_sets()
+        if not usable:
+            raise KernelUnavailable("this CPU has none of AVX2, AVX-512 and NEON, for which the kernel is written")
+        instruction_set = usable[0]
     path = FOLDER / f"{instruction_set}.so"
-    library = ctypes.CDLL(str(path))
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        reason = why_missing() if not path.exists() else str(error)
+        raise KernelUnavailable(f"the kernel for {instruction_set} cannot be loaded ({reason})") from error
     for name, (result, *arguments) in _FUNCTIONS.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
+    library.instruction_set = instruction_set
     return library
+
+
+def why_missing():
+    return "it is missing"

@@ -30,7 +30,7 @@ void product(const struct linear *linear, int bfloat16, enum then then, const fl
 #else
     (void)rounded;
 #endif
-    float sums[TILE_ROWS * PANEL];
+    _Alignas(CACHE_LINE) float sums[TILE_ROWS * PANEL];
     const char *panel = linear->panels;
     for (int column = 0; column < linear->out; column += PANEL, panel += panel_bytes)
         for (int row = 0; row < rows; row += height) {

@@ -20,6 +20,9 @@ enum { LANES = 4, TILE_ROWS = 6, PANEL_VECTORS = 4 };
 // Columns of a panel: the unit in which weights, keys and values are multiplied.
 enum { PANEL = LANES * PANEL_VECTORS };
 
+// Bytes. What begins at a multiple of it is loaded and stored fastest.
+enum { CACHE_LINE = 64 };
+
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(4 * LANES)));

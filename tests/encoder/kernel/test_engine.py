@@ -1,0 +1,177 @@
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
+
+from embedding_api.__main__ import DEMO_PACKAGE
+from embedding_api.config import Settings
+from embedding_api.encoder.kernel import engine as kernel_engine
+from embedding_api.encoder.kernel.engine import KernelEngine
+from embedding_api.encoder.kernel.library import load_library, usable_instruction_sets
+from embedding_api.encoder.loading import load_encoder
+from embedding_api.encoder.reading import bert_weights, obstacle
+from small_bert import small_bert
+
+# Hidden size, heads, layers, intermediate size, pooling: head sizes of 32 and 64, intermediate sizes that fill their
+# panels and that do not.
+SHAPES = [
+    (32, 1, 1, 48, "mean"),
+    (64, 2, 3, 48, "cls"),
+    (64, 1, 2, 100, "mean"),
+    (96, 3, 3, 52, "cls"),
+    (128, 2, 2, 512, "cls"),
+    (160, 5, 4, 4, "mean"),
+    (256, 4, 2, 1024, "mean"),
+    (384, 12, 2, 1536, "cls"),
+]
+LENGTHS = [40, 40, 40, 17, 17, 33, 32, 31, 16, 9, 3, 2, 2, 1]
+
+
+@pytest.fixture(scope="module", params=usable_instruction_sets())
+def library(request):
+    return load_library(request.param)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["float32", "bfloat16"])
+def engine(request, library):
+    """A small model in every instruction set that this CPU has."""
+    return KernelEngine(library, bert_weights(small_bert()), request.param)
+
+
+def reference(model, batch):
+    """What transformers makes of the batch, text by text."""
+    vectors = []
+    for ids in batch:
+        ids = torch.tensor([ids])
+        features = {"token_embeddings": model[0].model(ids).last_hidden_state, "attention_mask": torch.ones_like(ids)}
+        vectors.append(model[1](features)["sentence_embedding"][0].detach().numpy())
+    return np.array(vectors)
+
+
+def texts(*lengths, seed=1):
+    """Random token ids of the small models' vocabulary."""
+    chance = np.random.default_rng(seed)
+    return [chance.integers(99, size=length).tolist() for length in lengths]
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def shape(request):
+    names = "hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "pooling"
+    return dict(zip(names, request.param, strict=True))
+
+
+def test_random_models_have_the_vectors_of_transformers(library, shape):
+    model = small_bert(**shape)
+    assert obstacle(model) is None
+    batch = texts(*LENGTHS)
+    vectors = KernelEngine(library, bert_weights(model)).forward(batch)
+    assert vectors.dtype == np.float32
+    assert np.abs(unit(vectors) - unit(reference(model, batch))).max() <= 1e-5
+
+
+def test_random_models_in_bfloat16_have_nearly_the_same(library, shape):
+    model = small_bert(**shape, initializer_range=0.1)
+    batch = texts(*LENGTHS)
+    vectors, expected = KernelEngine(library, bert_weights(model), bfloat16=True).forward(batch), reference(model, batch)
+    assert (unit(vectors) * unit(expected)).sum(1).min() >= 0.999
+    assert np.abs(unit(vectors) - unit(expected)).max() > 1e-5
+
+
+def test_every_length_of_a_long_model(library):
+    model = small_bert(max_position_embeddings=512)
+    for ids in texts(*range(1, 512, 7), 510, 511, 512):
+        vector = KernelEngine(library, bert_weights(model)).forward([ids])
+        assert np.abs(unit(vector) - unit(reference(model, [ids]))).max() <= 1e-5
+
+
+def test_the_real_model_has_the_vectors_of_sentence_transformers(library, encoder, sentence_transformer, documents):
+    ids = encoder.tokenize(documents[::5]).ids
+    ours = KernelEngine(library, bert_weights(sentence_transformer)).forward(ids)
+    assert np.abs(unit(ours) - sentence_transformer.encode(documents[::5])).max() <= 2e-6
+
+
+def test_mean_pooling_in_a_real_model(queries):
+    directory = Path(find_spec(DEMO_PACKAGE).origin).parent / "model"
+    theirs = SentenceTransformer(str(directory), device="cpu", local_files_only=True).encode(queries)
+    encoder = load_encoder(Settings(model=str(directory)))
+    assert encoder.engine == "kernel"
+    assert np.abs(encoder.encode(encoder.tokenize(queries).ids) - theirs).max() <= 2e-6
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_a_vector_does_not_depend_on_its_company(engine, data):
+    """Not in a single bit: alone, in any batch, at any place."""
+    lengths = data.draw(st.lists(st.integers(1, 64), min_size=1, max_size=70))
+    batch = texts(*lengths, seed=data.draw(st.integers(0, 5)))
+    order = data.draw(st.permutations(range(len(batch))))
+    cut = data.draw(st.integers(0, len(batch)))
+    together = engine.forward(batch)
+    np.testing.assert_array_equal(together, np.concatenate([engine.forward([text]) for text in batch]))
+    parts = order[:cut], order[cut:]
+    shuffled = np.concatenate([engine.forward([batch[index] for index in part]) for part in parts])
+    np.testing.assert_array_equal(together[order], shuffled)
+
+
+def test_nor_on_threads(engine):
+    batches = [texts(*[length] * 5, seed=length) for length in range(1, 65)]
+    alone = list(map(engine.forward, batches))
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(3):
+            for vectors, expected in zip(threads.map(engine.forward, batches), alone, strict=True):
+                np.testing.assert_array_equal(vectors, expected)
+
+
+def test_nor_do_those_of_the_real_model(library, encoder, sentence_transformer, documents, queries):
+    engine = KernelEngine(library, bert_weights(sentence_transformer))
+    ids = encoder.tokenize([*documents[:12], *queries[:10]]).ids
+    np.testing.assert_array_equal(engine.forward(ids), np.concatenate([engine.forward([text]) for text in ids]))
+
+
+def test_no_texts_have_no_vectors(engine):
+    assert engine.forward([]).shape == (0, 64)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ([[5], []], "Texts have 0 to 1 tokens"),
+        ([[5] * 65], "Texts have 65 to 65 tokens; the model reads 1 to 64"),
+        ([[5, 99]], "not from 0 to 98"),
+        ([[-1]], "not from 0 to 98"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused(engine, batch, message):
+    with pytest.raises(ValueError, match=message):
+        engine.forward(batch)
+
+
+def test_a_batch_that_is_too_large_is_refused(engine, monkeypatch):
+    monkeypatch.setattr(kernel_engine, "MOST_TOKENS", 100)
+    with pytest.raises(ValueError, match="A batch has 128 tokens; it may have 100"):
+        engine.forward([[5] * 64, [5] * 64])
+
+
+def test_a_token_id_beyond_32_bits_is_refused(engine):
+    with pytest.raises(OverflowError):
+        engine.forward([[1 << 40]])
+
+
+@pytest.mark.parametrize("engine_name", ["auto", "reference"])
+def test_bfloat16_is_near(engine_name, model, queries, sentence_transformer):
+    encoder = load_encoder(Settings(model=str(model.directory), engine=engine_name, dtype="bfloat16"))
+    assert encoder.dtype == "bfloat16"
+    vectors, exact = encoder.encode(encoder.tokenize(queries[:8]).ids), sentence_transformer.encode(queries[:8])
+    assert vectors.dtype == np.float32
+    assert (vectors * exact).sum(1).min() >= (0.9999 if encoder.engine == "kernel" else 0.9995)
+    assert np.abs(vectors - exact).max() > 1e-4

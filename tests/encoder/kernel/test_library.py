@@ -1,0 +1,42 @@
+import pytest
+
+from embedding_api.encoder.kernel import library
+from embedding_api.encoder.kernel.library import KernelUnavailable, load_library, usable_instruction_sets
+
+AVX2 = "fpu sse2 avx avx2 fma bmi1 bmi2 movbe f16c abm"
+AVX512 = f"{AVX2} avx512f avx512bw avx512cd avx512dq avx512vl"
+
+
+@pytest.mark.parametrize(
+    ("machine", "line", "names"),
+    [
+        ("x86_64", f"flags\t\t: {AVX512} avx512_bf16", ["avx512_bf16", "avx512", "avx2"]),
+        ("x86_64", f"flags\t\t: {AVX512}", ["avx512", "avx2"]),
+        ("x86_64", f"flags\t\t: {AVX2} avx512f", ["avx2"]),
+        ("x86_64", "flags\t\t: fpu sse2 avx", []),
+        ("aarch64", "Features\t: fp asimd evtstrm", ["neon"]),
+        ("riscv64", "isa\t\t: rv64imafdc", []),
+        ("x86_64", "", []),
+    ],
+)
+def test_the_instruction_sets_of_a_cpu_best_first(tmp_path, machine, line, names):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\n{line}\nbogomips\t: 1\n\nprocessor\t: 1\n{line}\n")
+    assert usable_instruction_sets(machine, cpuinfo) == names
+
+
+def test_the_best_one_is_loaded():
+    assert load_library().instruction_set == usable_instruction_sets()[0]
+
+
+def test_a_cpu_without_any_is_told(monkeypatch):
+    monkeypatch.setattr(library, "usable_instruction_sets", lambda: [])
+    with pytest.raises(KernelUnavailable, match="none of AVX2, AVX-512 and NEON"):
+        load_library()
+
+
+def test_a_shared_object_that_is_damaged_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(library, "FOLDER", tmp_path)
+    (tmp_path / "avx2.so").write_bytes(b"no ELF file")
+    with pytest.raises(KernelUnavailable, match="the kernel for avx2 cannot be loaded"):
+        load_library("avx2")
