@@ -50,9 +50,9 @@ INLINE void multiply_rows(float *to, size_t to_stride, const float *a, size_t a_
 INLINE void multiply_rows_bfloat16(float *to, size_t to_stride, const bfloat16_operand *a, size_t a_stride,
                                    const int32_t *b, int depth, const int rows, const enum fetch fetch) {
     tile sums = {0};
+#if defined __AVX512BF16__
     for (int k = 0; k < depth; k += 2, b += PANEL) {
         fetch_behind(fetch, b, (size_t)depth / 2 * PANEL * 4);
-#if defined __AVX512BF16__
         __m512bh pairs[PANEL_VECTORS];
         UNROLL for (int j = 0; j < PANEL_VECTORS; j++) pairs[j] = (__m512bh)load_words(b + j * LANES);
         UNROLL for (int i = 0; i < rows; i++) {
@@ -60,14 +60,18 @@ INLINE void multiply_rows_bfloat16(float *to, size_t to_stride, const bfloat16_o
             UNROLL for (int j = 0; j < PANEL_VECTORS; j++)
                 sums[i][j] = (vec)_mm512_dpbf16_ps((__m512)sums[i][j], activations, pairs[j]);
         }
-#else
-        vec weights[PANEL_VECTORS];
-        UNROLL for (int j = 0; j < PANEL_VECTORS; j++) weights[j] = (vec)(load_words(b + j * LANES) << 16);
-        add_products(sums, a + k, a_stride, weights, rows);
-        UNROLL for (int j = 0; j < PANEL_VECTORS; j++) weights[j] = (vec)(load_words(b + j * LANES) & ~0xffff);
-        add_products(sums, a + k + 1, a_stride, weights, rows);
-#endif
     }
+#else
+    for (int k = 0; k < depth; k++) {
+        const int is_second = k & 1, shift = is_second ? 0 : 16;
+        if (!is_second) fetch_behind(fetch, b, (size_t)depth / 2 * PANEL * 4);
+        vec weights[PANEL_VECTORS];
+        UNROLL for (int j = 0; j < PANEL_VECTORS; j++)
+            weights[j] = (vec)(load_words(b + j * LANES) << shift & ~0xffff);
+        add_products(sums, a + k, a_stride, weights, rows);
+        b += is_second * PANEL;
+    }
+#endif
     store_tile(to, to_stride, sums, rows);
 }
 
