@@ -26,9 +26,15 @@ static size_t intermediate_stride(const struct bert *bert) {
 
 static int smaller(int a, int b) { return a < b ? a : b; }
 
+// Floats that hold a row of any product's input after it is rounded to bfloat16, twice as many as that takes.
+static size_t rounded_stride(const struct bert *bert) {
+    const size_t hidden = bert->hidden, intermediate = intermediate_stride(bert);
+    return hidden > intermediate ? hidden : intermediate;
+}
+
 size_t bert_scratch(const struct bert *bert, int32_t tokens, int32_t longest) {
     const size_t hidden = bert->hidden, chunk = smaller(tokens, CHUNK_ROWS);
-    return tokens * 5 * hidden + chunk * (hidden + 2 * intermediate_stride(bert)) +
+    return tokens * 5 * hidden + chunk * (hidden + intermediate_stride(bert) + rounded_stride(bert)) +
            attention_scratch(bert->hidden / bert->heads, longest);
 }
 
@@ -40,8 +46,9 @@ static struct activations divide(const struct bert *bert, float *scratch, int to
     a.context = a.query_key_value + tokens * 3 * hidden;
     a.sums = a.context + tokens * hidden;
     a.intermediate = a.sums + chunk * hidden;
-    a.rounded = (void *)(a.intermediate + chunk * intermediate_stride(bert));
-    a.attention = a.intermediate + 2 * chunk * intermediate_stride(bert);
+    float *rounded = a.intermediate + chunk * intermediate_stride(bert);
+    a.rounded = (void *)rounded;
+    a.attention = rounded + chunk * rounded_stride(bert);
     return a;
 }
 
