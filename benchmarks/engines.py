@@ -1,16 +1,28 @@
 """What the benchmarks compare: each engine a function from a list of texts to their normalised vectors."""
 
+import ctypes
 import os
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 
 from embedding_api.config import Settings
-from embedding_api.encoder.cores import Cores
+from embedding_api.encoder.kernel import build
+from embedding_api.encoder.kernel.library import FOLDER, usable_instruction_sets
 from embedding_api.encoder.model_files import find_model
 
 REFERENCE = "sentence-transformers"
-NAMES = (REFERENCE, "onnxruntime, batches of 32", "onnxruntime, best batch", "ours, float32", "ours, bfloat16")
+NAMES = (
+    REFERENCE,
+    "onnxruntime, batches of 32",
+    "onnxruntime, best batch",
+    "OpenVINO, float32",
+    "OpenVINO, bfloat16",
+    "ours, float32",
+    "ours, bfloat16",
+)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 
 
@@ -25,7 +37,9 @@ def make(name, threads, onnx):
     if name == REFERENCE:
         return sentence_transformers(model())
     if name.startswith("onnxruntime"):
-        return Onnxruntime(onnx, threads, BATCH_SIZES if name.endswith("best batch") else (32,))
+        return Padded(onnxruntime(onnx, threads), BATCH_SIZES if name.endswith("best batch") else (32,))
+    if name.startswith("OpenVINO"):
+        return Padded(openvino(onnx, threads, "bf16" if name.endswith("bfloat16") else "f32"), BATCH_SIZES)
     return ours(name.split()[-1], threads)
 
 
@@ -44,15 +58,33 @@ def ours(dtype, threads):
     return lambda texts: encoder.encode(encoder.tokenize(texts).ids)
 
 
-class Onnxruntime:
-    """The exported model in padded batches of texts of like length, of the batch size that is fastest for them."""
+def onnxruntime(path, threads):
+    import onnxruntime
 
-    def __init__(self, path, threads, batch_sizes):
-        import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda inputs: session.run(None, inputs)[0]
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+def openvino(path, threads, precision):
+    import openvino
+
+    hints = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    model = openvino.Core().compile_model(path, "CPU", hints)
+    return lambda inputs: model(inputs)[0]
+
+
+class Padded:
+    """The exported model in padded batches of texts of like length, of the batch size that is fastest for them.
+
+    Args:
+        run: from input_ids, attention_mask and token_type_ids, of shape (texts, tokens), to the last hidden state.
+        batch_sizes: those to choose from.
+    """
+
+    def __init__(self, run, batch_sizes):
+        self._run = run
         self._tokenizer = tokenizer()
         self._batch_sizes = batch_sizes
         self._best = {}
@@ -83,8 +115,7 @@ class Onnxruntime:
             for row, index in enumerate(batch):
                 input_ids[row, : len(ids[index])] = ids[index]
             inputs = {"input_ids": input_ids, "attention_mask": (input_ids > 0).astype(np.int64)}
-            (hidden,) = self._session.run(None, inputs | {"token_type_ids": np.zeros_like(input_ids)})
-            vectors[batch] = hidden[:, 0]
+            vectors[batch] = self._run(inputs | {"token_type_ids": np.zeros_like(input_ids)})[:, 0]
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
@@ -109,29 +140,31 @@ def export_onnx(path):
     )
 
 
-def products(threads, dtype):
-    """A function that multiplies as the forward pass of 1,024 tokens through BGE small must, and does nothing else.
+class Limits:
+    """What one core can do at most: the micro-kernel on operands that stay in its cache, and reading the weights.
 
-    Of the last layer's products only query, key and value are needed for every token.
+    It compiles benchmarks/limits.c with the kernel's own micro-kernels.
     """
-    import torch
 
-    from embedding_api.encoder.linear import Linear
+    def __init__(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "limits.so"
+            sources = [Path(__file__).with_name("limits.c"), FOLDER / "tile.c"]
+            build.compile(usable_instruction_sets()[0], sources, path)
+            self._library = ctypes.CDLL(str(path))
+        self._library.read.restype = ctypes.c_float
+        # The weights of BGE small's products: 12 layers of 12 squares of 384.
+        self._weights = np.ones(12 * 12 * 384 * 384, np.float32)
 
-    torch.set_num_threads(threads)
-    shapes = (384, 1152), (384, 384), (384, 1536), (1536, 384)
-    kind = getattr(torch, dtype)
-    pairs = [
-        (Linear(torch.randn(n, k).to(kind), torch.randn(n).to(kind)), torch.randn(1024, k).to(kind)) for k, n in shapes
-    ]
+    def multiply(self, times):
+        """The GFLOP of so many tiles, of which each row is multiplied with a panel of 384 steps."""
+        self._library.multiply_tiles(times)
+        return times * self._library.tile_flop() / 1e9
 
-    def run():
-        with torch.inference_mode():
-            for layer in range(12):
-                for linear, rows in pairs if layer < 11 else pairs[:1]:
-                    linear(rows)
-
-    return run
+    def read(self):
+        """The GB of the weights."""
+        self._library.read(ctypes.c_void_p(self._weights.ctypes.data), ctypes.c_size_t(len(self._weights)))
+        return self._weights.nbytes / 1e9
 
 
 def model():

@@ -26,7 +26,7 @@ static size_t intermediate_stride(const struct bert *bert) {
 
 static int smaller(int a, int b) { return a < b ? a : b; }
 
-// Floats that hold a row of any product's input after it is rounded to bfloat16, twice as many as that takes.
+// Floats for a row of any input rounded to bfloat16, twice as many as it takes.
 static size_t rounded_stride(const struct bert *bert) {
     const size_t hidden = bert->hidden, intermediate = intermediate_stride(bert);
     return hidden > intermediate ? hidden : intermediate;
