@@ -5,7 +5,6 @@ import os
 from contextlib import contextmanager
 
 from embedding_api.config import ConfigError
-from embedding_api.encoder.cores import MACHINE
 from embedding_api.encoder.model_files import find_model, missing_file, model_name, query_prompt, revision
 
 _log = logging.getLogger(__name__)
@@ -14,10 +13,8 @@ _log = logging.getLogger(__name__)
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-def load_encoder(settings, cores=MACHINE):
-    """Load the model that the settings name, and warm it for passes on as many threads as `Cores` may give.
-
-    Leaves the process with one thread, so that it can fork: OpenMP's threads do not survive that.
+def load_encoder(settings):
+    """Load the model that the settings name. Leaves the process with one thread, so that it can fork.
 
     Raises:
         ConfigError: the model is not there or is not one this service can serve.
@@ -28,7 +25,7 @@ def load_encoder(settings, cores=MACHINE):
         # sentence-transformers would make up some missing parts, and the vectors would be silently wrong.
         raise ConfigError(f"{directory} has no {missing}: set EMBEDDING_MODEL to a sentence-transformers model.")
     with _told_in_one_sentence(directory):
-        return _load(settings, directory, cores)
+        return _load(settings, directory)
 
 
 @contextmanager
@@ -45,7 +42,7 @@ def _told_in_one_sentence(directory):
         ) from error
 
 
-def _load(settings, directory, cores):
+def _load(settings, directory):
     # Only now: these take seconds to import, and a model that is not there is told at once.
     import torch
     from tokenizers import Tokenizer as Backend
@@ -54,16 +51,16 @@ def _load(settings, directory, cores):
     from embedding_api.encoder.encoder import Encoder
     from embedding_api.encoder.tokenizing import Tokenizer
 
+    # A forward pass is one thread's; several of them run in threads of our own.
     torch.set_num_threads(1)
     source, engine = _source_and_engine(settings, directory)
+    if hasattr(engine, "warm"):
+        engine.warm(engine.micro_batch_tokens)
     tokenizer = Tokenizer(Backend.from_str(source.tokenizer), source.max_length)
     prompt = query_prompt(settings, directory, source.prompts)
     if settings.dtype == "bfloat16" and linear.bfloat16_is_slower():
         _log.warning("EMBEDDING_DTYPE=bfloat16 is slower than float32 on this CPU, and less exact")
-    encoder = Encoder(model_name(settings), tokenizer, engine, prompt, settings.dtype, revision(directory))
-    for threads in {cores.share, cores.most}:
-        encoder.warm(threads)
-    return encoder
+    return Encoder(model_name(settings), tokenizer, engine, prompt, settings.dtype, revision(directory))
 
 
 def _source_and_engine(settings, directory):

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from embedding_api.__main__ import DEMO_PACKAGE
 from embedding_api.config import Settings
 from embedding_api.encoder import linear
-from embedding_api.encoder.cores import Cores
+from embedding_api.encoder.compute_threads import ComputeThreads
 from embedding_api.encoder.linear import prepacks
 from embedding_api.encoder.loading import load_encoder
 from embedding_api.encoder.packed import PackedEngine
@@ -23,12 +23,6 @@ from server import ROOT
 from small_bert import small_bert
 
 LENGTHS = [40, 40, 40, 17, 17, 9, 3, 2, 2, 1]
-
-
-@pytest.fixture
-def one_core_after(encoder):
-    yield
-    encoder.run_in_worker(Cores(1), 1, lambda: None)
 
 
 def reference(model, batch):
@@ -72,23 +66,20 @@ def test_mean_pooling_in_a_real_model(queries):
     assert np.abs(ours - alone).max() <= (0 if prepacks() else 2e-6)
 
 
-def test_a_vector_does_not_depend_on_its_company(encoder, documents, queries, one_core_after):
-    """Not in a single bit where products are prepacked and run on few cores: many share the summing of few rows.
-
-    In torch's own products the number of rows changes the sums.
-    """
+def test_a_vector_does_not_depend_on_its_company(encoder, documents, queries):
+    """Not in a single bit where products are prepacked; in torch's own the number of rows changes the sums."""
     ids = encoder.tokenize([*documents[:20], *queries[:10]]).ids
     chance = random.Random(1)
     together = encoder.encode(ids)
     for threads in (1, 2, 4):
-        encoder.run_in_worker(Cores(threads), 1, lambda: None)
+        encoder.run_in_worker(threads=ComputeThreads(threads))
         alone = np.concatenate([encoder.encode([text]) for text in ids])
         order = chance.sample(range(len(ids)), len(ids))
         shuffled = np.empty_like(together)
         for part in (order[:3], order[3:7], order[7:]):
             shuffled[part] = encoder.encode([ids[index] for index in part])
         for vectors in (encoder.encode(ids), alone, shuffled):
-            assert np.abs(vectors - together).max() <= (0 if prepacks() and threads < 4 else 2e-6)
+            assert np.abs(vectors - together).max() <= (0 if prepacks() else 2e-6)
 
 
 def test_products_that_are_not_prepacked(monkeypatch, model, documents, document_vectors):
@@ -113,17 +104,15 @@ def test_no_request_compiles_anything(model, dtype):
     script = """if True:
         import random
         from embedding_api.config import Settings
-        from embedding_api.encoder.cores import MACHINE, Cores
         from embedding_api.encoder.loading import load_encoder
         encoder = load_encoder(Settings.from_env())
         print("loaded", flush=True)
         chance = random.Random(1)
         texts = [[1000] * chance.randint(3, 200) for _ in range(60)]
-        for cores in (MACHINE.share, MACHINE.most):
-            encoder.run_in_worker(Cores(cores), 1, lambda: None)
-            encoder.encode(texts)
-            for text in texts[:20]:
-                encoder.encode([text])
+        encoder.run_in_worker()
+        encoder.encode(texts)
+        for text in texts[:20]:
+            encoder.encode([text])
         """
     environment = os.environ | model.environment | {"EMBEDDING_DTYPE": dtype, "ONEDNN_VERBOSE": "2"}
     command = [sys.executable, "-c", script]
