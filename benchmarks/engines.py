@@ -6,7 +6,7 @@ import time
 import numpy as np
 
 from embedding_api.config import Settings
-from embedding_api.encoder.cores import Cores
+from embedding_api.encoder.compute_threads import ComputeThreads
 from embedding_api.encoder.model_files import find_model
 
 REFERENCE = "sentence-transformers"
@@ -40,7 +40,7 @@ def ours(dtype, threads):
     from embedding_api.encoder.loading import load_encoder
 
     encoder = load_encoder(Settings(model=model(), dtype=dtype))
-    encoder.run_in_worker(Cores(threads), worker=1, heartbeat=lambda: None)
+    encoder.run_in_worker(threads=ComputeThreads(threads))
     return lambda texts: encoder.encode(encoder.tokenize(texts).ids)
 
 
