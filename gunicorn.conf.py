@@ -26,9 +26,9 @@ if "prometheus_client" not in sys.modules:
     atexit.register(remove_metrics, os.environ["PROMETHEUS_MULTIPROC_DIR"], os.getpid())
 
 from embedding_api import logs, memory, metrics
-from embedding_api.config import ConfigError, process_settings
-from embedding_api.encoder.board import BOARD, PLACES
-from embedding_api.encoder.cores import MACHINE
+from embedding_api.admission import LARGE_REQUESTS
+from embedding_api.config import ConfigError, process_settings, usable_cores
+from embedding_api.encoder.compute_threads import ComputeThreads
 from embedding_api.request_queue import QUEUE
 
 try:
@@ -44,13 +44,11 @@ logger_class = "embedding_api.worker.Log"
 logconfig_dict = logs.config(settings)
 loglevel = settings.log_level
 
-# Each holds one request at a time. They share the forward passes of their requests, so there are more than cores.
+# Each has one request at a time.
 workers = settings.workers
-# Where they do not, fewer workers than cores get more than one each. Loading the model compiles for that many threads.
-MACHINE.share_among(workers)
 worker_class = "embedding_api.worker.Worker"
 
-# The model is loaded and warmed once, before the fork, and its pages stay shared between all workers.
+# The model is loaded once, before the fork, and its pages stay shared between all workers.
 preload_app = True
 
 # A worker that has not reported for so long hangs and is replaced. One that encodes reports after each micro-batch,
@@ -83,10 +81,11 @@ def when_ready(server):
     if server.cfg.preload_app:
         encoder = server.app.wsgi().extensions["encoder"]
         prompt = encoder.query_prompt or "none"
-        if encoder.engine == "reference" and server.cfg.workers > MACHINE.count:
+        if encoder.engine == "reference" and server.cfg.workers > usable_cores():
             server.log.warning(
-                "The workers cannot share the work of this model: set WEB_CONCURRENCY to %d, one for each core",
-                MACHINE.count,
+                "With this model each worker more than one for each core costs memory and gains nothing: set"
+                " WEB_CONCURRENCY to %d",
+                usable_cores(),
             )
         server.log.info("Serving %s, %d dimensions, query prompt: %s", encoder.model_name, encoder.dimension, prompt)
     address = server.LISTENERS[0].getsockname()
@@ -102,9 +101,8 @@ def when_ready(server):
     # and copy what the workers share.
     gc.collect()
     gc.freeze()
-    # Loading and warming leave 100 MB.
+    # Loading leaves 100 MB.
     memory.give_back()
-    memory.keep_for_passes()
 
 
 def stop(server, sig, frame):
@@ -129,10 +127,11 @@ def pre_fork(server, worker):
 
 def post_worker_init(worker):
     metrics.run_in_worker(worker.place)
-    # Other kinds of workers may compute in several threads, and each would need a place.
-    shares = settings.batching and worker.cfg.workers > 1 and worker.cfg.worker_class_str == worker_class
-    board = BOARD if shares else None
-    worker.wsgi.extensions["encoder"].run_in_worker(MACHINE, worker.place, worker.notify, board, metrics)
+    # One worker remains for short requests.
+    LARGE_REQUESTS.limit = max(1, worker.cfg.workers - 1)
+    # The passes of large requests give way to those of short ones, which run in the workers' main threads.
+    threads = ComputeThreads(nice=10)
+    worker.wsgi.extensions["encoder"].run_in_worker(worker.notify, threads, metrics.record_forward_pass)
 
 
 def worker_exit(server, worker):
@@ -143,11 +142,6 @@ def worker_exit(server, worker):
 
 
 def child_exit(server, worker):
-    # One that was killed could not say that it no longer computes, or waits.
-    MACHINE.give_back(worker.place)
-    if worker.place <= PLACES:
-        # If the board cannot be had, those who wait there find out by themselves.
-        with contextlib.suppress(TimeoutError):
-            BOARD.bury(worker.place)
+    # One that was killed could not say that it no longer waits.
     QUEUE.set_free(worker.place, False)
     metrics.forget(worker.place)

@@ -30,7 +30,7 @@ SHORT_TEXTS = 200_000
 MEDIAN_WORDS = 8
 SAMPLES = {"Cranfield": (699, 140), "short texts": (8000, 2000)}  # for sentence-transformers, and for the engine
 COMMAND, POOL = "the command", "sentence-transformers' pool"
-ENGINE, CORES = "the engine, all cores in one pass", "the engine, one core, times the cores"
+ENGINE, CORES = "the engine, a thread for each core", "the engine, one core, times the cores"
 MEMORY_ROWS = 10_000, 1_000_000
 
 
@@ -49,7 +49,7 @@ def measure_speed(folder, rounds):
     cases = {"Cranfield": load()[0], "short texts": generated(SHORT_TEXTS)}
     tokenizer = engines.tokenizer()
     cores = usable_cores()
-    one_pass, one_core, pool = Engine("ours, float32", cores, None), Engine("ours, float32", 1, None), Pool(cores)
+    all_cores, one_core, pool = Engine("ours, float32", cores, None), Engine("ours, float32", 1, None), Pool(cores)
     speeds = {(case, name): [] for case in cases for name in (COMMAND, ENGINE, CORES, POOL)}
     for number in range(rounds):
         for case, texts in cases.items():
@@ -57,14 +57,14 @@ def measure_speed(folder, rounds):
             of_pool, of_engine = (own[:: len(own) // size] for size in SAMPLES[case])
             counts = [sum(len(each) for each in tokenizer.encode_batch(sample)) for sample in (of_pool, of_engine)]
             speeds[case, COMMAND].append(command(folder, own))
-            speeds[case, ENGINE].append(counts[1] / one_pass.time(of_engine, 1))
+            speeds[case, ENGINE].append(counts[1] / all_cores.time(of_engine, 1))
             speeds[case, CORES].append(counts[1] / one_core.time(of_engine, 1) * cores)
             speeds[case, POOL].append(counts[0] / pool.time(of_pool))
             print(
                 f"round {number + 1}, {case}: { ({name: round(speeds[case, name][-1]) for _, name in speeds}) }",
                 flush=True,
             )
-    for engine in (one_pass, one_core, pool):
+    for engine in (all_cores, one_core, pool):
         engine.stop()
     print(f"\n{cpu()}, {date.today()}, float32, medians of {rounds} rounds (lowest to highest), tokens a second\n")
     print(f"| | {' | '.join(cases)} |\n|---|{'---|' * len(cases)}")
@@ -140,7 +140,7 @@ def serve_pool(pipe, cores):
 
 
 def measure_memory(folder):
-    print(f"{cpu()}, {date.today()}, PSS of all processes of the command")
+    print(f"{cpu()}, {date.today()}, PSS of the command")
     for rows in MEMORY_ROWS:
         source, output = folder / "texts.jsonl", folder / "vectors.parquet"
         write(source, generated(rows, median_words=1))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from embedding_api.config import Settings
+from embedding_api.encoder.compute_threads import ComputeThreads
 from embedding_api.encoder.kernel import build
 from embedding_api.encoder.kernel.library import FOLDER, usable_instruction_sets
 from embedding_api.encoder.model_files import find_model
@@ -54,7 +55,7 @@ def ours(dtype, threads):
     from embedding_api.encoder.loading import load_encoder
 
     encoder = load_encoder(Settings(model=model(), dtype=dtype))
-    encoder.run_in_worker(Cores(threads), worker=1, heartbeat=lambda: None)
+    encoder.run_in_worker(threads=ComputeThreads(threads))
     return lambda texts: encoder.encode(encoder.tokenize(texts).ids)
 
 

@@ -1,38 +1,27 @@
-"""What the service needs of memory: `python -m benchmarks.memory`, some ten minutes on two cores.
+"""What the service needs of memory: `python -m benchmarks.memory`, half an hour on two cores.
 
-Says what a further worker costs. Then it starts two, which do not share their work, with and without preloading, has
-both answer the largest requests the limits allow at the same time, and prints the proportional set size (PSS: shared
-pages count for their share) of each process and in total: before, at the highest moment (sampled twice a second) and
-after. `python -m benchmarks.batching --only memory` does so with the default workers. Linux only.
+Says what a further worker costs. Then it starts the default number of workers, sends as many of the largest requests
+that the limits allow at the same time, and prints the proportional set size (PSS: shared pages count for their share)
+of each process and in total: before, at the highest moment (sampled twice a second) and after. Linux only.
 """
 
 import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from embedding_api.config import Settings
-from tests.server import ROOT, Server, pss, wait_until
+from tests.server import Server, pss, wait_until
 
 SAMPLE_SECONDS = 0.5
-WORKERS = 2
 FEW_AND_MANY = 4, 12
 
 
 def main():
-    settings = Settings.from_env()
     a_further_worker()
-    print(f"{WORKERS} workers, each for itself; PSS in MB: master + workers = total\n")
-    for preload in (True, False):
-        print(f"preload_app = {preload}")
-        with tempfile.TemporaryDirectory() as directory:
-            config = Path(directory) / "gunicorn.conf.py"
-            config.write_text(f"{(ROOT / 'gunicorn.conf.py').read_text()}\npreload_app = {preload}\n")
-            environment = {"WEB_CONCURRENCY": str(WORKERS), "EMBEDDING_BATCHING": "off"}
-            with Server(environment, directory, ["gunicorn", "-c", str(config), "wsgi:app"]) as server:
-                measure(server, settings)
-        print()
+    with tempfile.TemporaryDirectory() as directory, Server({}, directory) as server:
+        wait_for_workers(server)
+        measure(server, Settings.from_env())
 
 
 def a_further_worker():
@@ -66,12 +55,11 @@ def wait_for_workers(server):
 
 
 def measure(server, settings):
-    # Without preloading a worker that has not answered may not have loaded the model yet.
-    on_all_workers(server, WORKERS, different_texts(30, 512))
+    print(f"{settings.workers} workers; PSS in MB: master + workers = total\n")
     show("idle", memory(server))
     for name, texts in largest_requests(settings).items():
         with highest_total(lambda: memory(server)) as samples:
-            seconds = on_all_workers(server, WORKERS, texts)
+            seconds = on_all_workers(server, settings.workers, texts)
         show(f"peak, {name}, {seconds:.0f} s", max(samples, key=lambda sample: sum(sample)))
     show("after", memory(server))
 
@@ -100,7 +88,7 @@ def on_all_workers(server, workers, texts):
 
 
 def patiently(server, texts):
-    """Send a request until it is accepted: where workers share, one of them remains without a large one."""
+    """Send a request until it is accepted: one worker remains without a large one."""
     while (reply := server.embed(texts)).status == 503:
         time.sleep(float(reply.headers["Retry-After"]))
     if reply.status != 200:

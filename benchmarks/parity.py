@@ -16,7 +16,6 @@ from benchmarks import engines
 from embedding_api import evaluate
 from embedding_api.__main__ import DEMO_PACKAGE
 from embedding_api.config import Settings, usable_cores
-from embedding_api.encoder.cores import Cores
 from embedding_api.encoder.loading import load_encoder
 from embedding_api.encoder.model_files import find_model
 
@@ -38,9 +37,7 @@ def compare(directory, collection):
     print(f"{directory.name}: {len(collection.documents)} abstracts, {len(collection.queries)} queries")
     show("sentence-transformers", theirs, theirs, collection)
     for dtype in ("float32", "bfloat16"):
-        torch.set_num_threads(1)
         encoder = load_encoder(Settings(model=str(directory), dtype=dtype))
-        encoder.run_in_worker(Cores(usable_cores()), worker=1, heartbeat=lambda: None)
         ours = encoder.encode(encoder.tokenize(texts).ids)
         show(f"{encoder.engine}, {dtype}", ours, theirs, collection)
         if encoder.query_prompt:

@@ -1,11 +1,10 @@
 """Where the time of one short request goes: `python -m benchmarks.request`, some two minutes on two cores.
 
 Starts the service with clocks around each of its parts, in every worker and both of its threads, and sends it queries
-by wrk. A part's time is the CPU time of its thread, without that of the parts that it calls; the forward pass may use
-more threads, which are not counted. How long a request waits, for a worker and for a core, the service's own metrics
-say. Then the pass is left out (vectors of ones), without any clocks, and the CPU time
-of all workers is read from /proc: what a request costs apart from the pass, which leaves the caches to it. The table
-goes to docs/.
+by wrk. A part's time is the CPU time of its thread, without that of the parts that it calls. How long a request waits
+for a worker, the service's own metrics say. Then the pass is left out (vectors of ones), without any clocks, and the
+CPU time of all workers is read from /proc: what a request costs apart from the pass, which leaves the caches to it. The
+table goes to docs/.
 """
 
 import json
@@ -33,10 +32,7 @@ SECONDS = 6
 WARM_SECONDS = 1
 TICK = os.sysconf("SC_CLK_TCK")
 PASS, ANSWER = "the forward pass", "JSON of the answer"
-WAITS = {
-    "elapsed: waiting for a worker": "embedding_queue_seconds_sum",
-    "elapsed: waiting for a core, and for company": "embedding_core_seconds_sum",
-}
+WAITS = {"elapsed: waiting for a worker": "embedding_queue_seconds_sum"}
 
 # What is added to Gunicorn's configuration: a hook of this module is called in each worker.
 CONFIG = """
@@ -96,7 +92,7 @@ def with_clocks(worker):
         ("sending", type(worker), ["_send"]),
         ("validation: the body and its fields", embedding_api.embed, ["load_payload"]),
         ("tokenizing", Encoder, ["tokenize"]),
-        ("around the pass: board, micro-batches, normalising", Encoder, ["encode"]),
+        ("around the pass: micro-batches, normalising", Encoder, ["encode"]),
         (ANSWER, json_provider.OrjsonProvider, ["response"]),
         (PASS, type(engine), ["forward"]),
     ]
@@ -119,9 +115,7 @@ def without_pass(worker):
     import numpy as np
 
     encoder = worker.wsgi.extensions["encoder"]
-    type(encoder._engine).forward = lambda self, batch, between_layers=None: np.ones(
-        (len(batch), encoder.dimension), dtype=np.float32
-    )
+    type(encoder._engine).forward = lambda self, batch: np.ones((len(batch), encoder.dimension), dtype=np.float32)
 
 
 def write(path):

@@ -14,8 +14,6 @@ from embedding_api.request_queue import MOST_PLACES
 DEFAULT_MODEL = "BAAI/bge-small-en-v1.5"
 DEFAULT_REVISION = "5c38ec7c405ec4b44b94cc5a9bb96e735b38267a"
 
-# Workers that share forward passes, measured on two cores: with one more for each, 16 clients get 4% more requests a
-# second, and the largest requests from all workers need more than a gigabyte.
 WORKERS_PER_CORE = 5
 MOST_WORKERS = 64
 
@@ -38,7 +36,6 @@ class Settings:
     query_prompt: str | None = None
     engine: str = "auto"
     dtype: str = "float32"
-    batching: bool = True
     accept_models: str = "any"
     max_texts: int = 2048
     max_body_bytes: int = 8 * 1024 * 1024
@@ -62,7 +59,6 @@ class Settings:
         """
         env = Env()
         engine = _one_of(env, "EMBEDDING_ENGINE", "auto", "reference")
-        batching = _one_of(env, "EMBEDDING_BATCHING", "on", "off") == "on"
         return cls(
             model=env.str("EMBEDDING_MODEL", "") or None,
             revision=env.str("EMBEDDING_REVISION", "") or None,
@@ -70,7 +66,6 @@ class Settings:
             query_prompt=env.str("EMBEDDING_QUERY_PROMPT", None),
             engine=engine,
             dtype=_one_of(env, "EMBEDDING_DTYPE", "float32", "bfloat16"),
-            batching=batching,
             accept_models=_one_of(env, "EMBEDDING_ACCEPT_MODELS", "any", "served"),
             max_texts=_whole_number(env, "EMBEDDING_MAX_TEXTS", cls.max_texts),
             max_body_bytes=_whole_number(env, "EMBEDDING_MAX_BODY_BYTES", cls.max_body_bytes),
@@ -83,7 +78,7 @@ class Settings:
             log_format=_one_of(env, "EMBEDDING_LOG_FORMAT", "text", "json"),
             log_level=_one_of(env, "EMBEDDING_LOG_LEVEL", "info", "warning", "error"),
             bind=_bind(env),
-            workers=_whole_number(env, "WEB_CONCURRENCY", None) or _default_workers(engine, batching),
+            workers=_whole_number(env, "WEB_CONCURRENCY", None) or _default_workers(engine),
         )
 
 
@@ -98,10 +93,10 @@ def usable_cores():
     return joblib.cpu_count()
 
 
-def _default_workers(engine, batching):
-    """One worker for each core where each computes for itself, and enough to have work to share where they share it."""
+def _default_workers(engine):
+    """Several workers for each core; one for each with sentence-transformers, of which every worker keeps a part."""
     cores = usable_cores()
-    return max(cores, min(WORKERS_PER_CORE * cores, MOST_WORKERS)) if batching and engine == "auto" else cores
+    return max(cores, min(WORKERS_PER_CORE * cores, MOST_WORKERS)) if engine == "auto" else cores
 
 
 def _whole_number(env, name, default, maximum=None):

@@ -124,7 +124,7 @@ def measure(collection, documents, queries):
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
 @click.option("--split", default="test", show_default=True, help="Which of the judgements in qrels/.")
-@click.option("--workers", type=click.IntRange(1), help="Processes; by default one for each core.")
+@click.option("--workers", type=click.IntRange(1), help="Threads that compute; by default one for each core.")
 def evaluate(folder, split, workers):
     """Measure retrieval on a collection in BEIR's format, or on Cranfield's.
 
@@ -135,12 +135,11 @@ def evaluate(folder, split, workers):
         raise click.ClickException("ir-measures is not installed: 'pip install -r requirements-evaluate.txt'.")
     from embedding_api.bulk import BulkError
     from embedding_api.bulk.pool import encode_texts
-    from embedding_api.encoder.cores import Cores
     from embedding_api.encoder.loading import load_encoder
 
     try:
         collection = load(folder, split)
-        encoder = load_encoder(Settings.from_env(), Cores(1))
+        encoder = load_encoder(Settings.from_env())
         how = {"encoder": encoder, "workers": workers or usable_cores(), "normalize": True}
         documents = encode_texts(list(collection.documents.values()), is_query=False, **how)
         texts = list(collection.queries.values())

@@ -47,8 +47,6 @@ _request_texts = _metric(Histogram, "request_texts", "Texts in a request.", buck
 _request_tokens = _metric(Histogram, "request_tokens", "Tokens in a request.", buckets=[2**n for n in range(3, 18)])
 _batch_requests = _metric(Histogram, "batch_requests", "Requests in a forward pass.", buckets=[2**n for n in range(7)])
 _batch_tokens = _metric(Histogram, "batch_tokens", "Tokens in a forward pass.", buckets=[2**n for n in range(3, 12)])
-_core_seconds = _metric(Histogram, "core_seconds", "Wait of a batch for a core.", buckets=_SECONDS)
-_handovers = _metric(Counter, "handovers", "Forward passes led by a worker that had waited for another's.")
 dropped = _metric(Counter, "connections_dropped", "Connections closed before they were done, by reason.", ["reason"])
 _workers = _metric(Counter, "workers_started", "Workers started, the first ones included.")
 
@@ -71,20 +69,10 @@ def count(status, route="none"):
     _requests.labels(route, status).inc()
 
 
-def passed(requests, tokens):
-    """Note a forward pass."""
+def record_forward_pass(requests, tokens):
+    """Note a forward pass; from any thread."""
     _batch_requests.observe(requests)
     _batch_tokens.observe(tokens)
-
-
-def waited(seconds):
-    """Note how long a batch has waited for a core."""
-    _core_seconds.observe(seconds)
-
-
-def handed_over():
-    """Note that a worker leads that has waited for another."""
-    _handovers.inc()
 
 
 def init_app(app):

@@ -5,7 +5,8 @@ from time import perf_counter
 from flask import current_app, g
 
 from embedding_api import logs
-from embedding_api.encoder import Occupied, TooManyTokens
+from embedding_api.admission import LARGE_REQUESTS
+from embedding_api.encoder import TooManyTokens
 from embedding_api.errors import ApiError, occupied
 from embedding_api.fields import MAX_NAMED
 from embedding_api.payload import invalid_fields
@@ -43,13 +44,15 @@ def encode(tokens, *, normalize=True):
     """The vectors of `TokenizedTexts`, as a float32 array of shape (texts, dimension).
 
     Raises:
-        ApiError: 503 for a large request beside others.
+        ApiError: 503 for a large request while all workers but one are busy with such.
     """
     started = perf_counter()
+    if not LARGE_REQUESTS.admit(tokens.count):
+        raise occupied()
     try:
         vectors = current_app.extensions["encoder"].encode(tokens.ids, normalize=normalize)
-    except Occupied:
-        raise occupied() from None
+    finally:
+        LARGE_REQUESTS.release()
     logs.note(
         texts=len(tokens.ids),
         tokens=tokens.count,

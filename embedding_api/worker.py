@@ -14,11 +14,11 @@ from gunicorn.http import errors as http
 from gunicorn.workers.sync import SyncWorker
 
 from embedding_api import logs, memory, metrics, request_id
+from embedding_api.admission import LARGE_BODIES
 from embedding_api.config import process_settings
 from embedding_api.door import Door
 from embedding_api.errors import CODES, ClientGone, error_body, occupied, trace
 from embedding_api.exchange import Exchange
-from embedding_api.large_bodies import LARGE_BODIES
 from embedding_api.request_queue import QUEUE, WaitingRequest
 from embedding_api.visit import unread
 
@@ -154,14 +154,14 @@ class Worker(SyncWorker):
         """Returns the size of a request's answer in bytes."""
         client = request.client
         client.setblocking(False)
-        refusal = None if LARGE_BODIES.begin(request.size) else occupied()
+        refusal = None if LARGE_BODIES.admit(request.size) else occupied()
         self._exchange = Exchange(client, request.head, request.body, request.waited, refusal)
         try:
             self.answer(self._exchange, _address(client))
             answer = b"".join(self._exchange.answer)
         finally:
             self._exchange = None
-            LARGE_BODIES.end()
+            LARGE_BODIES.release()
         self._send(client, answer)
         return len(answer)
 

@@ -123,7 +123,6 @@ def test_bind_and_port(monkeypatch, bind, port, expected):
         (2, {}, 10),
         (16, {}, 64),
         (100, {}, 100),
-        (2, {"EMBEDDING_BATCHING": "off"}, 2),
         (2, {"EMBEDDING_ENGINE": "reference"}, 2),
         (2, {"WEB_CONCURRENCY": "7"}, 7),
     ],

@@ -5,7 +5,6 @@ import pytest
 from werkzeug.exceptions import default_exceptions
 
 from embedding_api import create_app
-from embedding_api.encoder.cores import Cores
 from embedding_api.errors import ClientGone, overloaded
 from tiny import TinyEngine, tiny_encoder
 
@@ -73,7 +72,7 @@ def test_a_client_that_has_gone_is_no_error_of_ours(settings, caplog):
     def report():
         raise ClientGone
 
-    encoder.run_in_worker(Cores(1), 1, report)
+    encoder.run_in_worker(report)
     with caplog.at_level(logging.INFO):
         response = create_app(settings, encoder).test_client().post("/embed", json={"texts": "a"})
     assert_error(response, 499, "client_gone")

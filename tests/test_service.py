@@ -1,6 +1,7 @@
 """The real Gunicorn with the real model, end to end."""
 
 import json
+import os
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -225,17 +226,23 @@ def test_megabytes_of_small_values_cost_no_memory(service, value):
     assert memory < 1000
 
 
-def helpers_ticks(service):
-    """The processor time, in clock ticks, of all threads of the workers but their first."""
-    tasks = [task for pid in service.workers() for task in Path(f"/proc/{pid}/task").iterdir() if task.name != str(pid)]
-    return sum(int((task / "stat").read_text().rpartition(")")[2].split()[11]) for task in tasks)
+def compute_threads(service):
+    """The niceness of each thread that has computed for a tenth of a second and more, by its path; the first not."""
+    niceness = {}
+    for task in (task for pid in service.workers() for task in Path(f"/proc/{pid}/task").iterdir()):
+        fields = (task / "stat").read_text().rpartition(")")[2].split()
+        if task.name != task.parent.parent.name and int(fields[11]) >= os.sysconf("SC_CLK_TCK") / 10:
+            niceness[task] = int(fields[16])
+    return niceness
 
 
-def test_a_request_alone_uses_all_cores(service):
-    time.sleep(1.1)  # after which requests that came at the same time no longer count as load
-    before = helpers_ticks(service)
-    assert service.embed(["word " * 200, "other " * 200]).status == 200
-    assert (helpers_ticks(service) > before) == (usable_cores() > 1)
+def test_a_large_request_alone_uses_all_cores_at_a_lower_priority(model, encoder, tmp_path):
+    with Server(model.environment | {"WEB_CONCURRENCY": "1"}, tmp_path) as server:
+        texts = [f"{number} " + "word " * 600 for number in range(10_000 // encoder.max_length)]
+        assert server.embed(texts).status == 200
+        of_threads = compute_threads(server)
+        assert len(of_threads) >= min(usable_cores(), 8)
+        assert set(of_threads.values()) == {min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19)}
 
 
 def test_the_file_of_the_weights_does_not_stay_in_memory(service, model):

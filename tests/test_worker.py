@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from embedding_api.admission import LARGE_BODY_BYTES, LARGE_TOKENS
 from embedding_api.config import usable_cores
-from embedding_api.large_bodies import LARGE
 from server import Server, embed_request, is_alive, parse, read, wait_until
 
 
@@ -22,7 +22,7 @@ def start(tmp_path):
     servers = []
 
     def start(*options, workers=2, **environment):
-        environment |= {"PYTHONPATH": "tests", "WEB_CONCURRENCY": str(workers)}
+        environment = {"PYTHONPATH": "tests", "WEB_CONCURRENCY": str(workers)} | environment
         server = Server(environment, tmp_path, ["gunicorn", *options, "slow_wsgi:app"]).__enter__()
         servers.append(server)
         wait_until(lambda: len(server.workers()) == workers)
@@ -100,13 +100,32 @@ def test_a_large_body_takes_several_places(start):
 def test_as_many_large_bodies_as_cores_are_taken_up_at_a_time(start):
     cores = usable_cores()
     server = start(workers=cores + 1)
-    large = "abc" + " " * LARGE
+    large = "abc" + " " * LARGE_BODY_BYTES
     with ThreadPoolExecutor(cores) as pool:
         accepted = occupy(server, pool, large, workers=cores)
         refused = server.embed(large)
         assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
         assert server.embed("a").status == 200
         assert [reply.result().status for reply in accepted] == [200] * cores
+    assert server.embed(large).status == 200
+
+
+@pytest.mark.parametrize(("workers", "allowed"), [(1, 1), (2, 1), (3, 2)])
+def test_all_workers_but_one_have_a_large_request_at_a_time(start, workers, allowed):
+    """Gunicorn's own option for the number of workers counts."""
+    server = start("--workers", str(workers), workers=workers, WEB_CONCURRENCY="5")
+    # Equal texts are computed once, in three seconds.
+    large = ["abcd"] * (LARGE_TOKENS // 4)
+    with ThreadPoolExecutor(workers) as pool:
+        accepted = [pool.submit(server.embed, large) for _ in range(allowed)]
+        wait_until(lambda: server.busy() == allowed)
+        if workers > allowed:
+            refused = server.embed(large)
+            assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+            assert "large" in refused.json["error"]["message"]
+            assert server.embed("a").status == 200
+            assert not any(reply.done() for reply in accepted)
+        assert [reply.result().status for reply in accepted] == [200] * allowed
     assert server.embed(large).status == 200
 
 

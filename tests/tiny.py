@@ -33,7 +33,8 @@ class TinyEngine:
 
     name = "tiny"
     pads = True
-    shares = False
+    micro_batch_tokens = 1024
+    instruction_set = None
 
     def forward(self, batch):
         return np.array([[np.sin(np.dot(ids, range(1, len(ids) + 1)) * k) for k in range(1, 9)] for ids in batch])

@@ -28,7 +28,7 @@ except ImportError as error:
     raise BulkError("Ray is not installed: 'pip install -r requirements-ray.txt', here and on the cluster.") from error
 
 import embedding_api
-from embedding_api.encoder.cores import Cores
+from embedding_api.encoder.compute_threads import ComputeThreads
 from embedding_api.encoder.loading import load_encoder
 
 _CONNECT_SECONDS = 10
@@ -141,8 +141,9 @@ class _Actor:
     """The model in a process of its own."""
 
     def __init__(self, settings, is_query, normalize):
-        self._encoder = load_encoder(settings, Cores(1))
-        self._encoder.run_in_worker(Cores(1), 1, lambda: None)
+        self._encoder = load_encoder(settings)
+        # The other cores of its machine have actors of their own.
+        self._encoder.run_in_worker(threads=ComputeThreads(1))
         self._is_query, self._normalize = is_query, normalize
 
     def __call__(self, piece):

@@ -30,7 +30,9 @@ from embedding_api.encoder.model_files import find_model
 )
 @click.option("--strict", is_flag=True, help="Stop at the first row without text.")
 @click.option(
-    "--workers", type=click.IntRange(1), help="Processes, each for one core; by default one for each core there is."
+    "--workers",
+    type=click.IntRange(1),
+    help="Threads that compute, or actors on Ray; by default one for each core there is.",
 )
 @click.option(
     "--engine",
@@ -52,7 +54,6 @@ def embed(inputs, output, column, format, query, no_normalize, dtype, strict, wo
     from embedding_api.bulk.parts import check_output
     from embedding_api.bulk.reading import Inputs
     from embedding_api.bulk.writing import check_format
-    from embedding_api.encoder.cores import Cores
     from embedding_api.encoder.loading import load_encoder
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -66,7 +67,7 @@ def embed(inputs, output, column, format, query, no_normalize, dtype, strict, wo
             raise BulkError("With --engine ray the input must be files, as it is read twice, not a pipe.")
         settings = Settings.from_env()
         directory = find_model(settings)
-        encoder = load_encoder(settings, Cores(1))
+        encoder = load_encoder(settings)
         how = {"is_query": query, "normalize": not no_normalize}
         if engine == "ray":
             from embedding_api.bulk import cluster

@@ -8,10 +8,6 @@ class TooManyTokens(Exception):
     """The texts have more tokens together than the caller allows."""
 
 
-class Occupied(Exception):
-    """As many large requests are being computed as may be at a time."""
-
-
 @dataclass(frozen=True)
 class TokenizedTexts:
     """Texts as token ids.

@@ -1,27 +1,18 @@
 """The encoder: prompts, tokenizing, micro-batches, normalisation."""
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-
-from embedding_api.encoder import Occupied
-PLACES = 9
-from embedding_api.encoder.cores import Cores
-from embedding_api.encoder.sharing import Sharing
-
-# Tokens in one forward pass, padding included: the fastest size measured for float32 on one core (activations of more
-# no longer fit its cache), and short enough that a worker reports to Gunicorn every second or so.
-MICRO_BATCH_TOKENS = 1024
-
-# A request of more tokens is a large one. Where workers share their work, one of them remains for all others.
-LARGE_TOKENS = 4096
+from embedding_api.encoder.compute_threads import ComputeThreads
 
 # What a healthy model is known by, and how long that is believed: probes come from several places, and may be many.
 CANARY = "a"
 CANARY_SECONDS = 1
 CANARY_TOLERANCE = 0.01
+
+# A thread that gets fewer tokens than this spends more on waiting for weights than a second thread saves.
+LEAST_TOKENS = 24
 
 
 class Encoder:
@@ -30,7 +21,8 @@ class Encoder:
     Attributes:
         model_name: the name that responses carry.
         dimension: the length of a vector.
-        engine: the name of what computes the forward pass, "packed" or "reference".
+        engine: the name of what computes the forward pass, "kernel" or "reference".
+        instruction_set: what the kernel is compiled for, or None.
         dtype: what it computes in, "float32" or "bfloat16".
         max_length: the most tokens a text keeps, special tokens and query prompt included.
         query_prompt: what is put before a query; may be empty.
@@ -42,7 +34,7 @@ class Encoder:
         self.query_prompt = query_prompt
         self.revision = revision
         self._tokenizer = tokenizer
-        self.engine = engine.name
+        self.engine, self.instruction_set = engine.name, engine.instruction_set
         self.dtype = dtype
         self._engine = engine
         self.max_length = tokenizer.max_length
@@ -50,9 +42,9 @@ class Encoder:
         self._canary_vector = engine.forward(self._canary)
         self._canary_lived = None
         self.dimension = self._canary_vector.shape[1]
-        self._cores, self._worker = Cores(1), 0
         self._heartbeat = _do_nothing
-        self._sharing = None
+        self._threads = ComputeThreads()
+        self._record = _do_nothing
 
     @property
     def description(self):
@@ -64,38 +56,20 @@ class Encoder:
             "dtype": self.dtype,
         }
 
-    def warm(self, threads):
-        """Have compiled, before the fork, what a forward pass on so many threads needs compiled.
-
-        It leaves the process with one thread, so that it can fork: OpenMP's threads do not survive that, but end with
-        the thread that started them.
-        """
-
-        def run():
-            torch.set_num_threads(threads)
-            self._engine.warm(MICRO_BATCH_TOKENS)
-
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(run).result()
-        torch.set_num_threads(1)
-
-    def run_in_worker(self, cores, worker, heartbeat, board=None, record=None):
+    def run_in_worker(self, heartbeat=None, threads=None, record=None):
         """Settle in a worker process after the fork.
 
         Args:
-            cores: the `Cores` that all workers share.
-            worker: this worker's number.
-            heartbeat: called before each micro-batch, and every second or so while it tokenizes, so that a long
-                request is not taken for a hang. What it raises ends the work.
-            board: the `Board` by which workers share forward passes, or None to compute alone.
-            record: is told of shared passes, see `Sharing`.
+            heartbeat: called at least every second or so while it encodes or tokenizes, so that a long request is not
+                taken for a hang. What it raises ends the work.
+            threads: the `ComputeThreads` that compute requests of several micro-batches; by default one for each core.
+            record: called with the number of requests and of tokens in each forward pass.
         """
-        self._cores, self._worker = cores, worker
-        self._heartbeat = heartbeat
-        if board and self._engine.shares and worker <= PLACES:
-            self._sharing = Sharing(board, worker, self._engine, self.dimension, heartbeat, record)
-        # No request shall pay for the first touch of the layers' weights, nor for starting threads.
-        torch.set_num_threads(cores.most)
+        self._heartbeat = heartbeat or self._heartbeat
+        self._threads = threads or self._threads
+        self._record = record or self._record
+        # No request shall pay for the first touch of the weights. And PyTorch makes its thread pool anew at its first
+        # use after a fork: of two threads that do so at once, one fails.
         self._engine.forward(self._canary)
 
     def is_sane(self):
@@ -105,9 +79,8 @@ class Encoder:
         """
         now = time.monotonic()
         if self._canary_lived is None or now - self._canary_lived > CANARY_SECONDS:
-            torch.set_num_threads(self._cores.share)
             difference = np.abs(self._engine.forward(self._canary) - self._canary_vector).max()
-            # The threads' number may change the last bits. Written so that it is false for a NaN.
+            # Written so that it is false for a NaN.
             if not difference <= CANARY_TOLERANCE * np.abs(self._canary_vector).max():
                 return False
             self._canary_lived = now
@@ -129,52 +102,57 @@ class Encoder:
     def encode(self, ids, *, normalize=True):
         """Token ids to a float32 array of shape (len(ids), dimension), in their order; equal texts are computed once.
 
-        With `normalize` each vector has L2 norm 1, as sentence-transformers does it (torch's F.normalize).
+        What is more than one micro-batch goes to the compute threads; this thread then waits, and calls the heartbeat.
+        The vectors do not depend on the number of threads.
 
-        Raises:
-            Occupied: it is a large request, and all workers but one have one already.
+        With `normalize` each vector has L2 norm 1, as sentence-transformers does it (torch's F.normalize).
         """
         places = {}
         rows = [places.setdefault(tuple(text), len(places)) for text in ids]
         texts = list(places)
+        batches = list(self.micro_batches(texts, self._threads.count))
+        batched_texts = [[texts[index] for index in batch] for batch in batches]
+        self._heartbeat()
+        if len(batches) == 1:
+            results = [self._forward(*batched_texts)]
+        else:
+            results = self._threads.run(self._forward, batched_texts, self._heartbeat)
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
-        large = self._sharing and sum(map(len, texts)) > LARGE_TOKENS
-        if large and not self._sharing.admit():
-            raise Occupied
-        try:
-            for batch in self.micro_batches(texts):
-                self._heartbeat()
-                vectors[batch] = self._forward([texts[index] for index in batch], self._cores.take(self._worker))
-        finally:
-            self._cores.give_back(self._worker)
-            if large:
-                self._sharing.dismiss()
+        for batch, result in zip(batches, results, strict=True):
+            vectors[batch] = result
         if normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors if len(texts) == len(ids) else vectors[rows]
 
-    def micro_batches(self, ids):
-        """The indexes of texts, given as token ids, that are best computed together: longest first, batch by batch."""
-        return _micro_batches([len(text) for text in ids], self._engine.pads)
+    def micro_batches(self, ids, threads=1):
+        """The indexes of texts, given as token ids, that are best computed together: longest first, batch by batch.
 
-    def _forward(self, texts, cores):
-        if self._sharing:
-            return self._sharing.forward(texts, cores)
-        torch.set_num_threads(cores)
+        Args:
+            threads: how many shall have equal shares.
+        """
+        lengths, most = [len(text) for text in ids], self._engine.micro_batch_tokens
+        count = -(-sum(lengths) // most)
+        count += -count % threads
+        share = -(-sum(lengths) // count) if count else 0
+        return _micro_batches(lengths, min(most, max(share, LEAST_TOKENS)) if threads > 1 else most, self._engine.pads)
+
+    def _forward(self, texts):
+        self._record(1, sum(map(len, texts)))
         return self._engine.forward(texts)
 
 
-def _micro_batches(lengths, pads):
-    """Indexes of texts, longest first, in batches of at most MICRO_BATCH_TOKENS (or one text).
+def _micro_batches(lengths, most_tokens, pads):
+    """Indexes of texts, longest first, in batches of at most so many tokens (or one text).
 
     Args:
         lengths: of the texts, in tokens.
+        most_tokens: of a batch, padding included.
         pads: whether each text costs as much as the longest of its batch.
     """
     batch, cost = [], 0
     for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
         own = lengths[batch[0]] if batch and pads else lengths[index]
-        if batch and cost + own > MICRO_BATCH_TOKENS:
+        if batch and cost + own > most_tokens:
             yield batch
             batch, cost, own = [], 0, lengths[index]
         batch.append(index)
@@ -183,5 +161,5 @@ def _micro_batches(lengths, pads):
         yield batch
 
 
-def _do_nothing():
+def _do_nothing(*arguments):
     pass

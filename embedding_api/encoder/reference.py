@@ -13,14 +13,11 @@ class ReferenceEngine:
     name = "reference"
     instruction_set = None
     pads = True
-    shares = False
+    micro_batch_tokens = 1024
 
     def __init__(self, model):
         modules = list(model)
         self._modules = modules[:-1] if isinstance(modules[-1], Normalize) else modules
-
-    def warm(self, most_tokens):
-        """Nothing to do: it compiles nothing."""
 
     @torch.inference_mode()
     def forward(self, batch):

@@ -1,14 +1,12 @@
 import os
 import signal
-import subprocess
-import sys
+import time
 
 import numpy as np
 import pytest
 
 from embedding_api.bulk import BulkError, pool
 from embedding_api.bulk.parts import Totals
-from server import ROOT, wait_until
 from tiny import TinyEngine, tiny_encoder
 
 HOW = {"is_query": False, "normalize": True}
@@ -44,7 +42,7 @@ def test_vectors_are_the_encoders_own(windows, progress, workers, is_query, norm
 
 
 @pytest.mark.parametrize("texts", [["a"], [None]])
-def test_no_more_windows_are_read_than_keep_the_processes_busy(window, progress, texts):
+def test_no_more_windows_are_read_than_keep_the_threads_busy(window, progress, texts):
     taken = []
 
     def windows():
@@ -70,46 +68,35 @@ def test_windows_before_a_failing_one_are_done(window, progress):
         next(results)
 
 
-class DyingEngine(TinyEngine):
+class InterruptingEngine(TinyEngine):
+    """Each text is a micro-batch; somebody presses Ctrl-C during one of more than ten letters."""
+
+    micro_batch_tokens = 1
+    begun = 0
+
     def forward(self, batch):
-        if len(batch[0]) > 10:
-            os.kill(os.getpid(), signal.SIGKILL)
+        self.begun += 1
+        if len(batch[0]) > 12:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
         return super().forward(batch)
 
 
-def test_a_process_that_dies_is_told(window, progress):
-    results = pool.encode(
-        [window(["longer than ten"])], progress, encoder=tiny_encoder(DyingEngine()), workers=2, **HOW
-    )
-    with pytest.raises(BulkError, match="A process that encodes has died"):
-        next(results)
+def test_an_interrupt_cancels_the_micro_batches_that_have_not_begun(window, progress):
+    engine = InterruptingEngine()
+    encoder = tiny_encoder(engine)
+    before = engine.begun
+    windows = [window(["more than ten", *"abcdefghij"])]
+    with pytest.raises(KeyboardInterrupt):
+        next(pool.encode(windows, progress, encoder=encoder, workers=1, **HOW))
+    assert engine.begun == before + 1
 
 
-def test_an_error_in_a_process_is_not_swallowed(window, progress):
+def test_an_error_in_a_thread_is_not_swallowed(window, progress):
     encoder = tiny_encoder()
     encoder.encode = None
     with pytest.raises(TypeError):
         next(pool.encode([window(["a"])], progress, encoder=encoder, workers=1, **HOW))
-
-
-def test_processes_end_with_a_killed_parent(tmp_path):
-    script = (
-        "import os, sys, time; sys.path[:0] = ['.', 'tests']\n"
-        "from embedding_api.bulk.pool import encode_texts; from tiny import SlowEngine, tiny_encoder\n"
-        "encode_texts(['a' * 16], encoder=tiny_encoder(SlowEngine(), 99), workers=2, is_query=False, normalize=True)\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
-    children = f"/proc/{process.pid}/task/{process.pid}/children"
-
-    def pids():
-        with open(children) as file:
-            return list(map(int, file.read().split()))
-
-    wait_until(lambda: len(pids()) == 2)
-    workers = pids()
-    process.kill()
-    process.wait()
-    wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers))
 
 
 def test_texts_become_one_array():

@@ -12,7 +12,7 @@ from server import Server, post
 
 pytestmark = pytest.mark.skipif(nginx.NGINX is None, reason="needs nginx, such as Debian's package")
 
-ENVIRONMENT = {"WEB_CONCURRENCY": "2", "PYTHONPATH": "tests", "EMBEDDING_BATCHING": "off"}
+ENVIRONMENT = {"WEB_CONCURRENCY": "2", "PYTHONPATH": "tests"}
 SLOW = ["gunicorn", "slow_wsgi:app"]
 
 

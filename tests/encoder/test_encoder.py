@@ -1,9 +1,13 @@
+import subprocess
+import sys
+import threading
+
 import numpy as np
 import pytest
-import torch
 
-from embedding_api.encoder.cores import Cores
-from embedding_api.encoder.encoder import MICRO_BATCH_TOKENS, _micro_batches
+from embedding_api.encoder.compute_threads import ComputeThreads
+from embedding_api.encoder.encoder import _micro_batches
+from server import ROOT
 from tiny import TinyEngine, tiny_encoder
 
 
@@ -36,70 +40,92 @@ def test_bge_gets_its_own_query_prompt(encoder):
 @pytest.mark.parametrize("pads", [True, False])
 def test_micro_batches_hold_every_text_once_and_stay_in_their_budget(pads):
     lengths = [3, 600, 512, 40, 40, 2000, 1, 500, 7, 300, 300, 300]
-    batches = list(_micro_batches(lengths, pads))
+    batches = list(_micro_batches(lengths, 1024, pads))
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
         of_batch = [lengths[index] for index in batch]
         assert of_batch == sorted(of_batch, reverse=True)
         cost = max(of_batch) * len(of_batch) if pads else sum(of_batch)
-        assert len(batch) == 1 or cost <= MICRO_BATCH_TOKENS
+        assert len(batch) == 1 or cost <= 1024
     assert len(batches) == (5 if pads else 4)
 
 
-def test_a_forward_pass_uses_the_threads_it_may(monkeypatch):
-    monkeypatch.setattr("embedding_api.encoder.cores._QUIET", 0)
-    threads, cores = [], Cores(2)
+def test_a_request_of_one_micro_batch_is_computed_at_once_and_others_by_the_compute_threads():
+    computed_in = []
 
     class Watching(TinyEngine):
         def forward(self, batch):
-            threads.append(torch.get_num_threads())
+            computed_in.append(threading.current_thread())
             return super().forward(batch)
 
     encoder = tiny_encoder(Watching())
-    encoder.run_in_worker(cores, 1, lambda: None)
-    cores.take(2)
-    encoder.encode([[2, 4, 3]])
-    cores.give_back(2)
-    encoder.encode([[2, 4, 3]])
-    torch.set_num_threads(1)
-    assert threads[-2:] == [1, 2]
-    assert cores.take(3) == 2
+    computed_in.clear()
+    encoder.encode([[2, 4, 3], [2, 5, 3]])
+    assert computed_in == [threading.current_thread()]
+    encoder.encode([[n] * 1024 for n in range(3)])
+    assert len(computed_in) == 4
+    assert threading.current_thread() not in computed_in[1:]
 
 
-def test_cores_are_given_back_after_an_error():
+@pytest.mark.parametrize("pads", [True, False])
+def test_vectors_do_not_depend_on_the_number_of_threads(pads):
+    engine = TinyEngine()
+    engine.pads, engine.micro_batch_tokens = pads, 40
+    encoder = tiny_encoder(engine)
+    texts = [[n] * (1 + n % 13) for n in range(200)]
+    alone = np.concatenate([encoder.encode([text]) for text in texts])
+    for count in (1, 2, 4):
+        encoder.run_in_worker(threads=ComputeThreads(count))
+        np.testing.assert_array_equal(encoder.encode(texts), alone)
+
+
+def test_what_a_forward_pass_raises_is_raised():
     class Failing(TinyEngine):
         def forward(self, batch):
             if len(batch[0]) == 5:
                 raise MemoryError
             return super().forward(batch)
 
-    encoder, cores = tiny_encoder(Failing()), Cores(2)
-    encoder.run_in_worker(cores, 1, lambda: None)
-    with pytest.raises(MemoryError):
-        encoder.encode([[2, 4, 5, 6, 3]])
-    assert cores.take(2) == 2
+    encoder = tiny_encoder(Failing())
+    for texts in ([[2, 4, 5, 6, 3]], [[2, 4, 5, 6, 3], [7] * 1024]):
+        with pytest.raises(MemoryError):
+            encoder.encode(texts)
 
 
-def test_it_reports_before_each_micro_batch():
+def test_forward_passes_are_recorded():
+    encoder, passes = tiny_encoder(), []
+    encoder.run_in_worker(record=lambda *figures: passes.append(figures))
+    encoder.encode([[2, 4, 3], [2, 4, 5, 3]])
+    encoder.encode([[n] * 1024 for n in range(2)])
+    assert passes == [(1, 7), (1, 1024), (1, 1024)]
+
+
+def test_it_reports_before_it_computes_and_after_each_micro_batch():
     encoder, beats = tiny_encoder(), []
-    encoder.run_in_worker(Cores(1), 1, lambda: beats.append("beat"))
-    beats.clear()
-    encoder.encode([[n] * MICRO_BATCH_TOKENS for n in range(3)])
-    assert beats == ["beat"] * 3
+    encoder.run_in_worker(lambda: beats.append("beat"))
+    encoder.encode([[2, 4, 3]])
+    assert beats == ["beat"]
+    encoder.encode([[n] * 1024 for n in range(3)])
+    assert len(beats) >= 1 + 4
 
 
-def test_a_report_may_end_the_work():
+@pytest.mark.parametrize("texts", [[[2, 4, 3]], [[n] * 1024 for n in range(3)]])
+def test_a_report_may_end_the_work(texts):
     class Gone(Exception):
         pass
 
     def report():
         raise Gone
 
-    encoder, cores = tiny_encoder(), Cores(2)
-    encoder.run_in_worker(cores, 1, report)
+    encoder = tiny_encoder()
+    encoder.run_in_worker(report)
     with pytest.raises(Gone):
-        encoder.encode([[2, 4, 3]])
-    assert cores.take(2) == 2
+        encoder.encode(texts)
+
+
+def test_the_encoder_itself_does_not_need_torch():
+    script = "import sys, embedding_api.encoder.encoder; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0
 
 
 @pytest.mark.parametrize("damage", [0.5, np.nan])
@@ -114,7 +140,7 @@ def test_it_is_sane_as_long_as_a_known_text_gets_the_same_vector(monkeypatch, da
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     engine, beats = Ageing(), []
     encoder = tiny_encoder(engine)
-    encoder.run_in_worker(Cores(1), 1, lambda: beats.append("beat"))
+    encoder.run_in_worker(lambda: beats.append("beat"))
     assert encoder.is_sane()
     engine.damage = damage
     now[0] += 0.9
@@ -129,7 +155,7 @@ def test_it_is_sane_as_long_as_a_known_text_gets_the_same_vector(monkeypatch, da
 
 def test_it_reports_while_it_tokenizes():
     encoder, beats = tiny_encoder(), []
-    encoder.run_in_worker(Cores(1), 1, lambda: beats.append("beat"))
+    encoder.run_in_worker(lambda: beats.append("beat"))
     beats.clear()
     encoder.tokenize(["a" * 1000] * 1000)
     assert len(beats) >= 15

@@ -1,0 +1,50 @@
+"""Threads that compute: the micro-batches of large requests in a worker, and those of the bulk command."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor, wait
+
+from embedding_api.config import usable_cores
+
+# Seconds between two heartbeats at most.
+HEARTBEAT_SECONDS = 0.5
+
+
+class ComputeThreads(ThreadPoolExecutor):
+    """A pool of threads, each of which takes whole micro-batches.
+
+    A thread starts when there is work for it and not before, so that a process can make a pool and then fork.
+
+    Args:
+        count: the number of threads; by default one for each usable core.
+        nice: added to the niceness of each thread. One of 10 more gets a tenth of the CPU time of its rivals.
+
+    Attributes:
+        count: the number of threads.
+    """
+
+    def __init__(self, count=None, nice=0):
+        # On Linux this is the niceness of the calling thread alone. Only lowering the priority needs no privilege.
+        self.count = count or usable_cores()
+        super().__init__(self.count, "compute", os.nice, (nice,))
+
+    def run(self, function, batches, heartbeat):
+        """What the function returns for each batch, as a list in the order of the batches.
+
+        Args:
+            heartbeat: called in this thread after each batch, and at least every HEARTBEAT_SECONDS.
+
+        Raises:
+            Exception: what the function or the heartbeat has raised. Batches that have not begun are then cancelled,
+                and nobody waits for the others.
+        """
+        futures, results = [self.submit(function, batch) for batch in batches], []
+        try:
+            for future in futures:
+                while wait([future], HEARTBEAT_SECONDS).not_done:
+                    heartbeat()
+                heartbeat()
+                results.append(future.result())
+        finally:
+            for future in futures:
+                future.cancel()
+        return results
