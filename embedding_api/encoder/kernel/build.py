@@ -101,9 +101,10 @@ def _compile(machine, cpu, output):
     if importlib.util.find_spec("ziglang") is None:
         raise _BuildError("the compiler, the Python package ziglang, is not installed")
     cache = str(output.parent / "cache")
+    target = ["-target", f"{machine}-linux-none", f"-mcpu={cpu}"]
+    names = sorted(path.name for path in FOLDER.glob("*.c"))
     result = subprocess.run(
-        [sys.executable, "-m", "ziglang", "cc", *_OPTIONS, "-target", f"{machine}-linux-none", f"-mcpu={cpu}"]
-        + ["-o", str(output), *sorted(path.name for path in FOLDER.glob("*.c"))],
+        [sys.executable, "-m", "ziglang", "cc", *_OPTIONS, *target, "-o", str(output), *names],
         cwd=FOLDER,
         env=os.environ | {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache},
         stdin=subprocess.DEVNULL,

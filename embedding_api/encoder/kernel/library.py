@@ -1,4 +1,4 @@
-"""The kernel's shared objects: which one this CPU runs, and what its functions take, as bert.h and product.h declare it.
+"""The kernel's shared objects: which of them this CPU runs, and what their functions take, as bert.h declares it.
 
 `build.py` makes them.
 """
