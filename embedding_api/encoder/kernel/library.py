@@ -56,12 +56,13 @@ def usable_instruction_sets(machine=None, cpuinfo=Path("/proc/cpuinfo")):
     return [name for name, instruction_set in candidates.items() if instruction_set.flags <= flags]
 
 
-def why_missing(instruction_set):
-    """A sentence that says why the shared object for an instruction set is not there."""
+def why_missing():
+    """Why there are no shared objects, as a part of a sentence."""
     try:
-        return (FOLDER / ERROR_FILE).read_text().strip()
+        sentence = (FOLDER / ERROR_FILE).read_text().strip()
     except FileNotFoundError:
-        return f"The kernel has not been built for {instruction_set}."
+        return "it has not been built"
+    return sentence[0].lower() + sentence[1:].removesuffix(".")
 
 
 def load_library(instruction_set):
