@@ -1,16 +1,24 @@
 # docker build -t bge-embedding-api .                                        with the model
 # docker build -t bge-embedding-api:bare --target without-model .            the model is mounted
+FROM python:3.11.14-slim-bookworm AS kernel
+# A mirror of the package index, for where the public one cannot be reached.
+ARG PIP_INDEX_URL
+WORKDIR /kernel
+COPY pyproject.toml /
+COPY embedding_api/encoder/kernel ./
+# Where the compiler cannot be had, the image is without a kernel; the service says why at its start.
+RUN pip install --no-cache-dir "$(grep -o 'ziglang==[0-9.]*' /pyproject.toml)"; python build.py || true
+
 FROM python:3.11.14-slim-bookworm AS packages
 # The CPU build of torch; the standard one would add gigabytes of CUDA packages.
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
-# A mirror of the package index, for where the public one cannot be reached.
 ARG PIP_INDEX_URL
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/app/venv/bin:$PATH
 WORKDIR /app
 COPY requirements.txt constraints.txt ./
 RUN python -m venv venv \
     && pip install --no-compile --no-deps --index-url "$TORCH_INDEX_URL" "$(grep '^torch==' requirements.txt)" \
-    && pip install --no-compile -r requirements.txt \
+    && pip install --no-compile -r requirements.txt -c constraints.txt \
     && pip uninstall --yes pip
 # What only those need who build or test these packages.
 WORKDIR /app/venv/lib/python3.11/site-packages
@@ -36,6 +44,7 @@ WORKDIR /app
 COPY --from=packages /app/venv venv
 COPY gunicorn.conf.py wsgi.py ./
 COPY embedding_api embedding_api
+COPY --from=kernel /kernel embedding_api/encoder/kernel
 ENV PATH=/app/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 HF_HOME=/huggingface
 RUN python -m compileall -q embedding_api
 USER 1000

@@ -1,6 +1,7 @@
 # make serve   install, get the model and serve it on http://127.0.0.1:7860
 # make test    install, lint and test
 # make bench   measure the service beside others, for an hour (BENCH_FLAGS=… says what of it)
+# make kernel  install and build the kernel again, where that failed
 
 # The first Python of 3.11 or newer; PYTHON=… names another.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -9,24 +10,30 @@ TORCH := $(shell sed -n 's/^torch==//p' requirements.txt)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
 
+KERNEL := embedding_api/encoder/kernel
+
 PEERS := naive infinity fastembed
 
-.PHONY: serve test bench clean
+.PHONY: serve test bench kernel clean
 
-serve: .venv/installed
+serve: $(KERNEL)/built
 	@.venv/bin/python -m embedding_api serve
 
-test: .venv/installed-dev .venv-clients/installed
+test: .venv/installed-dev $(KERNEL)/built .venv-clients/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/hadolint Dockerfile
 	.venv/bin/python -m pytest $(PYTEST_FLAGS)
 
-bench: .venv/installed-bench $(PEERS:%=.bench/%/installed)
+bench: .venv/installed-bench $(KERNEL)/built $(PEERS:%=.bench/%/installed)
 	.venv/bin/python -m benchmarks.peers $(BENCH_FLAGS)
 
+kernel:
+	@rm -f $(KERNEL)/built
+	@$(MAKE) --no-print-directory $(KERNEL)/built
+
 clean:
-	rm -rf .venv .venv-clients .bench
+	rm -rf .venv .venv-clients .bench build *.egg-info $(KERNEL)/*.so $(KERNEL)/build-error.txt $(KERNEL)/built
 
 .venv/bin/python:
 	@[ "$$(uname -s)" = Linux ] || { echo "Error: The service needs Linux; the Dockerfile has it."; exit 1; }
@@ -46,10 +53,19 @@ clean:
 	echo "    .venv/bin/pip install --no-deps --index-url YOUR_MIRROR torch==$(TORCH)+cpu"; \
 	echo "****************************************************************************************************"; \
 	sleep 15; }
-	@$(PIP) -r requirements.txt
+	@$(PIP) -r requirements.txt -c constraints.txt
 	@touch $@
 
-.venv/installed-dev: requirements-dev.txt requirements-demo.txt requirements-evaluate.txt requirements-ray.txt .venv/installed
+# pip fetches the compiler (100 MB) into an environment of its own, which it deletes. Where it is not to be had, what is
+# in .venv must do: make test installs it there.
+$(KERNEL)/built: $(wildcard $(KERNEL)/*.[ch]) $(KERNEL)/build.py setup.py pyproject.toml .venv/installed
+	@echo "Building the kernel; with its compiler to fetch this takes half a minute."
+	@{ ! .venv/bin/python -c 'import ziglang' && $(PIP) --retries 1 --no-deps -e .; } 2>/dev/null \
+	|| $(PIP) --no-deps --no-build-isolation -e .
+	@[ ! -f $(KERNEL)/build-error.txt ] || echo "$$(cat $(KERNEL)/build-error.txt) 'make kernel' tries again."
+	@touch $@
+
+.venv/installed-dev: requirements-dev.txt requirements-evaluate.txt requirements-ray.txt .venv/installed
 	@$(PIP) -r requirements-dev.txt
 	@touch $@
 

