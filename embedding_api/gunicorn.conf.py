@@ -87,7 +87,9 @@ def when_ready(server):
                 " WEB_CONCURRENCY to %d",
                 usable_cores(),
             )
-        server.log.info("Serving %s, %d dimensions, query prompt: %s", encoder.model_name, encoder.dimension, prompt)
+        engine = " for ".join(filter(None, (encoder.engine, encoder.instruction_set)))
+        about = encoder.model_name, encoder.dimension, engine, encoder.dtype, prompt
+        server.log.info("Serving %s, %d dimensions, engine: %s in %s, query prompt: %s", *about)
     address = server.LISTENERS[0].getsockname()
     if isinstance(address, tuple):
         host = {"0.0.0.0": "localhost", "::": "localhost"}.get(address[0], address[0])
@@ -135,8 +137,8 @@ def post_worker_init(worker):
 
 
 def worker_exit(server, worker):
-    # At the end of an interpreter torch takes itself apart, which copies what the workers share: a second of a core for
-    # each of them. One that did not start must tell Gunicorn by its exit code.
+    # At its end an interpreter takes itself apart, which copies what the workers share; torch needs a second for it.
+    # One that did not start must tell Gunicorn by its exit code.
     if worker.booted:
         os._exit(0)
 

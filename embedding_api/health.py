@@ -34,6 +34,7 @@ def info():
     return {
         "version": embedding_api.__version__,
         **encoder.description,
+        "instruction_set": encoder.instruction_set,
         "revision": encoder.revision,
         "max_length": encoder.max_length,
         "query_prompt": encoder.query_prompt,

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from cranfield import load
 from embedding_api import create_app
 from embedding_api.__main__ import DEMO_NAME, DEMO_PACKAGE
-from embedding_api.config import DEFAULT_MODEL, DEFAULT_REVISION, Settings
+from embedding_api.config import DEFAULT_MODEL, DEFAULT_REVISION, Settings, usable_cores
 from embedding_api.encoder.loading import load_encoder
 from embedding_api.encoder.model_files import find_model, missing_file, model_name
 from server import Server
@@ -127,7 +128,10 @@ def queries(cranfield):
 @pytest.fixture(scope="session")
 def document_vectors(sentence_transformer, documents):
     """What sentence-transformers makes of the documents."""
-    return sentence_transformer.encode(documents)
+    torch.set_num_threads(usable_cores())
+    vectors = sentence_transformer.encode(documents)
+    torch.set_num_threads(1)
+    return vectors
 
 
 @pytest.fixture(scope="session")

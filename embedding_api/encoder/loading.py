@@ -15,8 +15,8 @@ _log = logging.getLogger(__name__)
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-# How far a vector of length 1 may be from sentence-transformers' in each number. Measured with models of 3 to 12 layers:
-# 1e-7 to 3e-6 in float32, 6e-4 to 7e-3 in bfloat16.
+# How far a vector of length 1 may be from sentence-transformers' in each number. Models of 3 to 12 layers have 1e-7 to
+# 3e-6 in float32, and 6e-4 to 7e-3 in bfloat16.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.03}
 
 
@@ -56,16 +56,16 @@ def _load(settings, directory):
     from tokenizers import Tokenizer as Backend
 
     from embedding_api.encoder.encoder import Encoder
-    from embedding_api.encoder.kernel.library import usable_instruction_sets
+    from embedding_api.encoder.kernel import library
     from embedding_api.encoder.tokenizing import Tokenizer
 
     source, engine = _source_and_engine(settings, directory)
     tokenizer = Tokenizer(Backend.from_str(source.tokenizer), source.max_length)
     prompt = query_prompt(settings, directory, source.prompts)
-    if settings.dtype == "bfloat16" and "avx512_bf16" not in usable_instruction_sets():
+    if settings.dtype == "bfloat16" and "avx512_bf16" not in library.usable_instruction_sets():
         _log.warning(
-            "EMBEDDING_DTYPE=bfloat16 is slower than float32 on this CPU for all but single short texts, and less exact:"
-            " it does not multiply in bfloat16"
+            "EMBEDDING_DTYPE=bfloat16 is slower than float32 on this CPU, but for single short texts, and less exact:"
+            " the CPU does not multiply in bfloat16"
         )
     return Encoder(model_name(settings), tokenizer, engine, prompt, settings.dtype, revision(directory))
 
@@ -89,21 +89,22 @@ def _source_and_engine(settings, directory):
 
 def _load_kernel(settings, directory):
     """The model's `Source`, and a `KernelEngine` whose vectors were found to be sentence-transformers'."""
+    from embedding_api.encoder.kernel import library
     from embedding_api.encoder.kernel.engine import KernelEngine
-    from embedding_api.encoder.kernel.library import KernelUnavailable, load_library
+    from embedding_api.encoder.kernel.library import KernelUnavailable
 
-    library = load_library()
+    shared_object = library.load_library()
     source, obstacle, weights, examples = _read_in_child(directory)
     if obstacle:
         raise KernelUnavailable(obstacle)
-    engine = KernelEngine(library, weights, bfloat16=settings.dtype == "bfloat16")
+    engine = KernelEngine(shared_object, weights, bfloat16=settings.dtype == "bfloat16")
     difference = _difference(engine.forward(examples.ids), examples.vectors)
     # Written so that it is false for a NaN.
     if not difference <= TOLERANCE[settings.dtype]:
-        raise KernelUnavailable(
-            f"the kernel's vectors ({library.instruction_set}) differ from sentence-transformers' by {difference:.1e},"
-            f" and rounding explains {TOLERANCE[settings.dtype]}; please report it"
+        message = (
+            f"the kernel's vectors ({engine.instruction_set}) differ from sentence-transformers' by {difference:.1e}"
         )
+        raise KernelUnavailable(f"{message}, and rounding explains {TOLERANCE[settings.dtype]}; please report it")
     return source, engine
 
 

@@ -1,3 +1,4 @@
+import logging
 import os
 import re
 import signal
@@ -9,6 +10,8 @@ import pytest
 
 from embedding_api.config import ConfigError, Settings
 from embedding_api.encoder import reading
+from embedding_api.encoder.kernel import library
+from embedding_api.encoder.kernel.engine import KernelEngine
 from embedding_api.encoder.loading import load_encoder
 from server import ROOT
 
@@ -20,7 +23,20 @@ def run(script, environment):
     return result.stdout, result.stderr
 
 
-def test_what_only_reads_the_model_stays_out_of_the_service(model):
+@pytest.fixture
+def is_reference(sentence_transformer):
+    """A function that finds an encoder to be the reference."""
+
+    def check(encoder):
+        assert encoder.engine == "reference"
+        assert encoder.instruction_set is None
+        ours = encoder.encode(encoder.tokenize(["hello world"]).ids)
+        assert np.abs(ours - sentence_transformer.encode(["hello world"])).max() <= 2e-6
+
+    return check
+
+
+def test_neither_pytorch_nor_what_reads_the_model_is_in_the_service(model):
     script = """if True:
         import sys
         import wsgi
@@ -28,8 +44,8 @@ def test_what_only_reads_the_model_stays_out_of_the_service(model):
         print(*sys.modules)
         """
     modules = set(run(script, model.environment)[0].split())
-    assert "torch" in modules
-    assert modules.isdisjoint({"sentence_transformers", "transformers", "torch._dynamo", "sympy", "sklearn", "scipy"})
+    assert "embedding_api.encoder.kernel.engine" in modules
+    assert modules.isdisjoint({"torch", "sentence_transformers", "transformers", "sympy", "sklearn", "scipy"})
 
 
 def test_what_is_logged_while_the_model_is_read_has_the_form_of_the_log(model):
@@ -68,10 +84,66 @@ def test_the_reference_can_be_forced(model, caplog, sentence_transformer, querie
     assert np.abs(ours - sentence_transformer.encode(queries[:9])).max() <= 2e-6
 
 
-def test_a_model_that_cannot_run_packed_runs_as_the_reference(monkeypatch, model, caplog, sentence_transformer):
+def test_a_model_that_the_kernel_cannot_compute_runs_as_the_reference(monkeypatch, model, caplog, is_reference):
     monkeypatch.setattr(reading, "obstacle", lambda model: "it is another one")
-    encoder = load_encoder(Settings(model=str(model.directory)))
+    is_reference(load_encoder(Settings(model=str(model.directory))))
+    assert "own forward pass, which is slower: it is another one" in caplog.text
+
+
+def test_so_does_a_model_on_a_cpu_without_the_instruction_sets(monkeypatch, model, caplog, is_reference):
+    monkeypatch.setattr(library, "usable_instruction_sets", lambda: [])
+    is_reference(load_encoder(Settings(model=str(model.directory))))
+    assert "this CPU has none of" in caplog.text
+
+
+def test_so_does_a_model_where_the_kernel_is_not_built(monkeypatch, model, caplog, is_reference, tmp_path):
+    monkeypatch.setattr(library, "FOLDER", tmp_path)
+    is_reference(load_encoder(Settings(model=str(model.directory))))
+    assert "it has not been built" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("damage", [0.2, np.nan])
+def test_a_kernel_that_computes_other_vectors_is_not_used(monkeypatch, model, caplog, dtype, damage):
+    forward = KernelEngine.forward
+
+    def damaged(engine, batch):
+        vectors = forward(engine, batch)
+        # The length of a vector of BGE or MiniLM is from 1 to 10.
+        vectors[-1, 7] += damage * np.linalg.norm(vectors[-1])
+        return vectors
+
+    monkeypatch.setattr(KernelEngine, "forward", damaged)
+    encoder = load_encoder(Settings(model=str(model.directory), dtype=dtype))
     assert encoder.engine == "reference"
-    assert "own forward pass: it is another one" in caplog.text
-    ours = encoder.encode(encoder.tokenize(["hello world"]).ids)
-    assert np.abs(ours - sentence_transformer.encode(["hello world"])).max() <= 2e-6
+    [warning] = [record for record in caplog.records if "differ from" in record.message]
+    difference = "nan" if np.isnan(damage) else "2.0e-01"
+    assert f"differ from sentence-transformers' by {difference}" in warning.message
+    assert warning.levelno == logging.WARNING
+
+
+@pytest.mark.parametrize(("instruction_sets", "slower"), [(["avx512_bf16", "avx512"], False), (["avx2"], True)])
+def test_bfloat16_that_is_slower_is_told(instruction_sets, slower, model, caplog, monkeypatch):
+    loaded = library.load_library()
+    monkeypatch.setattr(library, "usable_instruction_sets", lambda: instruction_sets)
+    monkeypatch.setattr(library, "load_library", lambda: loaded)
+    load_encoder(Settings(model=str(model.directory), dtype="bfloat16"))
+    told = [record for record in caplog.records if "EMBEDDING_DTYPE=bfloat16 is slower" in record.message]
+    assert [record.levelno for record in told] == [logging.WARNING] * slower
+
+
+def test_the_weights_do_not_stay_in_memory_twice(model):
+    """In the service; the process that reads the model has ended."""
+    script = """if True:
+        from embedding_api.config import Settings
+        from embedding_api.encoder.loading import load_encoder
+        def anonymous():
+            lines = open("/proc/self/status").read().splitlines()
+            return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) // 1000
+        import embedding_api.encoder.encoder, tokenizers, numpy
+        before = anonymous()
+        encoder = load_encoder(Settings.from_env())
+        print(anonymous() - before)
+        """
+    size = sum(path.stat().st_size for path in model.directory.glob("*.safetensors")) / 1e6
+    assert size * 0.9 < int(run(script, model.environment)[0]) < size * 1.3 + 40

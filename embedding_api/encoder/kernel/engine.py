@@ -110,7 +110,7 @@ def _lay_out(weights, panel, bfloat16):
 
 
 def _panels(weight, panel, bfloat16):
-    """A weight of shape (outputs, inputs) as product.h has it: of shape (panels, inputs, panel), or in bfloat16 pairs."""
+    """A weight of shape (outputs, inputs) as product.h has it: (panels, inputs, panel), or in bfloat16 pairs."""
     weight = _whole_panels(weight, panel)
     if bfloat16:
         return _bfloat16(weight).reshape(-1, panel, weight.shape[1] // 2, 2).transpose(0, 2, 1, 3)

@@ -82,7 +82,10 @@ def test_random_models_have_the_vectors_of_transformers(library, shape):
 def test_random_models_in_bfloat16_have_nearly_the_same(library, shape):
     model = small_bert(**shape, initializer_range=0.1)
     batch = texts(*LENGTHS)
-    vectors, expected = KernelEngine(library, bert_weights(model), bfloat16=True).forward(batch), reference(model, batch)
+    vectors, expected = (
+        KernelEngine(library, bert_weights(model), bfloat16=True).forward(batch),
+        reference(model, batch),
+    )
     assert (unit(vectors) * unit(expected)).sum(1).min() >= 0.999
     assert np.abs(unit(vectors) - unit(expected)).max() > 1e-5
 
