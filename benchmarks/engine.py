@@ -1,4 +1,4 @@
-"""The encoder beside sentence-transformers and onnxruntime: `python -m benchmarks.engine`, half an hour on two cores.
+"""The encoder beside sentence-transformers, onnxruntime and OpenVINO: `python -m benchmarks.engine`, half an hour.
 
 Needs `.venv/bin/pip install -r benchmarks/requirements.txt`. Every engine has a process of its own, and one at a time
 runs: in each round each has its turn with each case. Figures are medians over the rounds, ratios the medians of the
@@ -28,7 +28,7 @@ from tests.cranfield import load
 DOCS = Path(__file__).parent.parent / "docs"
 SECONDS = 0.4  # that a measurement takes, at least
 PAUSE = 0.05  # between two, for onnxruntime's threads to stop spinning
-LIMITS = {"limit, float32": "float32", "limit, bfloat16": "bfloat16"}
+LIMITS = {"limits, float32": "float32", "limits, bfloat16": "bfloat16"}
 FRESH = [name for name in engines.NAMES if not name.endswith("best batch")]  # a single query is a batch of 1
 WORDS = ["the", "of", "a", "in", "on", "for", "with", "and", "to", "is", "at", "by", "from", "heat"]
 SPAWN = multiprocessing.get_context("spawn")
@@ -47,7 +47,7 @@ def main(rounds, abstracts):
         results = {threads: measure(cases, rounds, threads, onnx) for threads in sorted({1, usable_cores()})}
         uses = measure_first_use(rounds, usable_cores(), onnx)
     heading = f"{cpu()}, {date.today()}, medians of {rounds} rounds, {abstracts} of the abstracts, " + ", ".join(
-        f"{name} {version(name)}" for name in ("torch", "sentence-transformers", "onnxruntime")
+        f"{name} {version(name)}" for name in ("torch", "sentence-transformers", "onnxruntime", "openvino")
     )
     tables = [table(cases, threads, seconds) for threads, seconds in results.items()]
     text = "\n\n".join([heading + ".", *tables, first_use_table(uses)])
@@ -63,13 +63,17 @@ def make_cases(abstracts):
         raise click.UsageError("Set CRANFIELD to a directory with cran.all.1400 and cran.qry.")
     documents, queries = load()
     return {
-        "1 query of 11 tokens": texts(1, 11),
-        "8 texts of 11": texts(8, 11),
+        "1 text of 5 tokens": texts(1, 5),
+        "1 of 11": texts(1, 11),
+        "1 of 24": texts(1, 24),
+        "8 of 11": texts(8, 11),
         "8 queries": queries[:8],
         "32 queries": queries[:32],
-        "32 texts of 32": texts(32, 32),
-        "32 texts of 128": texts(32, 128),
-        "8 texts of 512": texts(8, 512),
+        "8 of 32": texts(8, 32),
+        "32 of 32": texts(32, 32),
+        "32 of 128": texts(32, 128),
+        "2 of 512": texts(2, 512),
+        "8 of 512": texts(8, 512),
         "Cranfield abstracts": documents[:: max(1, len(documents) // abstracts)][:abstracts],
     }
 
@@ -82,7 +86,8 @@ def texts(count, tokens):
 def measure(cases, rounds, threads, onnx):
     """Seconds, by case and engine, one for each round."""
     seconds = {(case, name): [] for case in cases for name in [*engines.NAMES, *LIMITS]}
-    running = {name: Engine(name, threads, onnx) for name in [*engines.NAMES, *LIMITS]}
+    running = {name: Engine(name, threads, onnx) for name in engines.NAMES}
+    limits = Engine("limits", threads, onnx)
     for case, batch in cases.items():
         warm = {name: engine.time(batch, 1) for name, engine in running.items()}
         if warm[engines.REFERENCE] < SECONDS:  # the first time takes longer than the others
@@ -91,9 +96,11 @@ def measure(cases, rounds, threads, onnx):
         for _ in range(rounds):
             for name, engine in running.items():
                 seconds[case, name].append(engine.time(batch, repeat[name]))
+            for name, dtype in LIMITS.items():
+                seconds[case, name].append(limits.time(batch, dtype))
         ratios = ", ".join(f"{name} {ratio(seconds, case, name):.2f}x" for name in engines.NAMES[1:])
         print(f"{threads} threads, {case}: {ratios}", flush=True)
-    for engine in running.values():
+    for engine in [*running.values(), limits]:
         engine.stop()
     return seconds
 
@@ -112,7 +119,7 @@ def measure_first_use(rounds, threads, onnx):
 
 
 class Engine:
-    """An engine, or its products alone, in a process of its own."""
+    """An engine, or the limits, in a process of its own."""
 
     def __init__(self, *arguments):
         self._pipe, other = SPAWN.Pipe()
@@ -133,19 +140,26 @@ class Engine:
 
 
 def serve(pipe, name, threads, onnx):
-    if name in LIMITS:
-        multiply = engines.products(threads, LIMITS[name])
-        run = lambda batch: multiply()  # noqa: E731
-    else:
-        run = engines.make(name, threads, onnx)
+    time_ = time_limit() if name == "limits" else time_engine(engines.make(name, threads, onnx))
     gc.freeze()  # as the service does before it forks: the collector would walk all of torch's modules
     pipe.send("ready")
     while task := pipe.recv():
-        batch, repeat = task
+        pipe.send(time_(*task))
+
+
+def time_engine(run):
+    def seconds(batch, repeat):
         start = time.perf_counter()
         for _ in range(repeat):
             run(batch)
-        pipe.send((time.perf_counter() - start) / repeat)
+        return (time.perf_counter() - start) / repeat
+
+    return seconds
+
+
+def time_limit():
+    limits, tokenizer = engines.Limits(), engines.tokenizer()
+    return lambda batch, dtype: limits.seconds([len(each.ids) for each in tokenizer.encode_batch(batch)], dtype)
 
 
 def ratio(seconds, case, name):
@@ -156,29 +170,24 @@ def ratio(seconds, case, name):
 
 def table(cases, threads, seconds):
     tokenizer = engines.tokenizer()
+    # What one core can do at most.
+    limits = LIMITS if threads == 1 else ()
     lines = [
         f"**{threads} thread{'s' if threads > 1 else ''}**, tokens a second, and how many times as fast as"
         f" {engines.REFERENCE}:",
         "",
-        f"| | {' | '.join(engines.NAMES)} |",
-        "|---|" + "---|" * len(engines.NAMES),
+        f"| | {' | '.join([*engines.NAMES, *(f'ours, of the {name}' for name in limits)])} |",
+        "|---|" + "---|" * (len(engines.NAMES) + len(limits)),
     ]
     for case, batch in cases.items():
         tokens = sum(len(encoding.ids) for encoding in tokenizer.encode_batch(batch))
         cells = [
             f"{tokens / median(seconds[case, name]):,.0f} ({ratio(seconds, case, name):.2f}x)" for name in engines.NAMES
         ]
+        for name in limits:
+            pairs = zip(seconds[case, name], seconds[case, f"ours, {LIMITS[name]}"], strict=True)
+            cells.append(f"{median(limit / own for limit, own in pairs):.0%}")
         lines.append(f"| {case} | {' | '.join(cells)} |")
-    lines.append("")
-    for name, dtype in LIMITS.items():
-        limit = [1024 / taken for taken in seconds["32 texts of 128", name]]
-        own = seconds["32 texts of 128", f"ours, {dtype}"]
-        share = median(4096 / taken / most for taken, most in zip(own, limit, strict=True))
-        lines.append(
-            f"The products alone, of 1,024 tokens in {dtype}: {median(limit):,.0f} tokens a second"
-            f" ({median(limit) * 2 * 384 * (12 * 1152 + 11 * (384 + 1536 + 1536)) / 1e9:.0f} GFLOP/s)."
-            f" With 32 texts of 128 the encoder reaches {share:.0%} of that."
-        )
     return "\n".join(lines)
 
 
@@ -208,13 +217,15 @@ def draw(cases, results):
     for axis, (threads, seconds) in zip(axes[:, 0], results.items(), strict=True):
         for place, name in enumerate(engines.NAMES):
             heights = [ratio(seconds, case, name) for case in cases]
-            axis.bar([x + (place - 2) * width for x in range(len(cases))], heights, width, label=name)
+            axis.bar(
+                [x + (place - len(engines.NAMES) // 2) * width for x in range(len(cases))], heights, width, label=name
+            )
         axis.axhline(1, color="black", linewidth=0.5)
         axis.set_title(f"{threads} thread{'s' if threads > 1 else ''}", fontsize=10)
         axis.set_ylabel(f"times {engines.REFERENCE}", fontsize=8)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=7, ncols=len(engines.NAMES), loc="upper center")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=7, ncols=4, loc="upper center")
     axes[-1, 0].set_xticks(range(len(cases)), [case.replace(" of ", "\nof ") for case in cases], fontsize=7)
-    figure.tight_layout(rect=(0, 0, 1, 0.96))
+    figure.tight_layout(rect=(0, 0, 1, 0.94))
     figure.savefig(DOCS / "engine.svg", metadata={"Date": None})
 
 

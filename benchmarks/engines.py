@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import tempfile
 import time
 from pathlib import Path
@@ -10,8 +11,7 @@ import numpy as np
 
 from embedding_api.config import Settings
 from embedding_api.encoder.compute_threads import ComputeThreads
-from embedding_api.encoder.kernel import build
-from embedding_api.encoder.kernel.library import FOLDER, usable_instruction_sets
+from embedding_api.encoder.kernel import build, library
 from embedding_api.encoder.model_files import find_model
 
 REFERENCE = "sentence-transformers"
@@ -29,24 +29,22 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 
 def make(name, threads, onnx):
     """An engine, with its threads set, in a process that is its own."""
-    import torch
-
-    torch.set_num_threads(threads)
-    if not name.startswith("ours"):
-        # Which the service's own modules forbid; their users have it, on as many threads.
-        os.environ |= {"TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": str(threads)}
+    if name.startswith("ours"):
+        return ours(name.split()[-1], threads)
+    # Which the service's own modules forbid; their users have it, on as many threads.
+    os.environ |= {"TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": str(threads)}
     if name == REFERENCE:
-        return sentence_transformers(model())
+        return sentence_transformers(model(), threads)
     if name.startswith("onnxruntime"):
         return Padded(onnxruntime(onnx, threads), BATCH_SIZES if name.endswith("best batch") else (32,))
-    if name.startswith("OpenVINO"):
-        return Padded(openvino(onnx, threads, "bf16" if name.endswith("bfloat16") else "f32"), BATCH_SIZES)
-    return ours(name.split()[-1], threads)
+    return Padded(openvino(onnx, threads, "bf16" if name.endswith("bfloat16") else "f32"), BATCH_SIZES)
 
 
-def sentence_transformers(directory):
+def sentence_transformers(directory, threads):
+    import torch
     from sentence_transformers import SentenceTransformer
 
+    torch.set_num_threads(threads)
     model = SentenceTransformer(str(directory), device="cpu", local_files_only=True)
     return lambda texts: model.encode(texts, normalize_embeddings=True)
 
@@ -141,31 +139,54 @@ def export_onnx(path):
     )
 
 
-class Limits:
-    """What one core can do at most: the micro-kernel on operands that stay in its cache, and reading the weights.
+def flop(lengths):
+    """Floating-point operations in a forward pass through BGE small for texts of so many tokens, without padding."""
+    square, layers, width = 384 * 384, 12, 384
+    tokens, pairs, texts = sum(lengths), sum(length**2 for length in lengths), len(lengths)
+    # A layer's products are 12 squares for each token, and its attention two products of each token with each other. In
+    # the last one only keys and values, and the queries beside them, are needed for all tokens.
+    all_tokens = (layers - 1) * (2 * 12 * square * tokens + 4 * width * pairs) + 2 * 3 * square * tokens
+    return all_tokens + 2 * 9 * square * texts + 4 * width * tokens
 
-    It compiles benchmarks/limits.c with the kernel's own micro-kernels.
-    """
+
+class Limits:
+    """What one core can do at most: the kernel's micro-kernels on operands in its cache, and reading the weights."""
+
+    # Of BGE small's products.
+    weights = 12 * 12 * 384 * 384
 
     def __init__(self):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "limits.so"
-            sources = [Path(__file__).with_name("limits.c"), FOLDER / "tile.c"]
-            build.compile(usable_instruction_sets()[0], sources, path)
+            sources = [Path(__file__).with_name("limits.c"), build.FOLDER / "tile.c"]
+            build.compile_object(platform.machine(), library.usable_instruction_sets()[0], sources, path)
             self._library = ctypes.CDLL(str(path))
-        self._library.read.restype = ctypes.c_float
-        # The weights of BGE small's products: 12 layers of 12 squares of 384.
-        self._weights = np.ones(12 * 12 * 384 * 384, np.float32)
+        self._weights = np.ones(self.weights, np.float32)
 
-    def multiply(self, times):
-        """The GFLOP of so many tiles, of which each row is multiplied with a panel of 384 steps."""
-        self._library.multiply_tiles(times)
-        return times * self._library.tile_flop() / 1e9
+    def seconds(self, lengths, dtype):
+        """The least that a pass can take: computing, or reading the weights, whichever is longer."""
+        size = {"float32": 4, "bfloat16": 2}[dtype]
+        return max(flop(lengths) / self.flop_per_second(dtype), size * self.weights / self.bytes_per_second())
 
-    def read(self):
-        """The GB of the weights."""
-        self._library.read(ctypes.c_void_p(self._weights.ctypes.data), ctypes.c_size_t(len(self._weights)))
-        return self._weights.nbytes / 1e9
+    def flop_per_second(self, dtype):
+        """Floating-point operations a second of the micro-kernel for float32 or bfloat16."""
+        multiply = {"float32": self._library.multiply_tiles, "bfloat16": self._library.multiply_tiles_bfloat16}[dtype]
+        return 10_000 * self._library.tile_flop() / _seconds(lambda: multiply(10_000))
+
+    def bytes_per_second(self):
+        """Bytes of weights read a second."""
+        pointer, count = ctypes.c_void_p(self._weights.ctypes.data), ctypes.c_size_t(len(self._weights))
+        return self._weights.nbytes / _seconds(lambda: self._library.read(pointer, count))
+
+
+def _seconds(run):
+    """The shortest of three times."""
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
 
 
 def model():

@@ -33,7 +33,7 @@ def main():
 def compare(directory, collection):
     torch.set_num_threads(usable_cores())
     texts = [*collection.documents.values(), *collection.queries.values()]
-    theirs = engines.sentence_transformers(directory)(texts)
+    theirs = engines.sentence_transformers(directory, usable_cores())(texts)
     print(f"{directory.name}: {len(collection.documents)} abstracts, {len(collection.queries)} queries")
     show("sentence-transformers", theirs, theirs, collection)
     for dtype in ("float32", "bfloat16"):

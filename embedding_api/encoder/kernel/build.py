@@ -64,8 +64,8 @@ _OPTIONS = [
 ]
 
 
-class _BuildError(Exception):
-    pass
+class BuildError(Exception):
+    """A shared object cannot be compiled."""
 
 
 def build(folder=FOLDER, machine=None):
@@ -84,11 +84,11 @@ def build(folder=FOLDER, machine=None):
     error_file = folder / ERROR_FILE
     try:
         with TemporaryDirectory(dir=folder, prefix=".build-") as temporary:
-            for name, instruction_set in instruction_sets.items():
-                _compile(machine, instruction_set.cpu, Path(temporary, f"{name}.so"))
+            for name in instruction_sets:
+                compile_object(machine, name, sorted(FOLDER.glob("*.c")), Path(temporary, f"{name}.so"))
             for name in instruction_sets:
                 os.replace(Path(temporary, f"{name}.so"), folder / f"{name}.so")
-    except _BuildError as error:
+    except BuildError as error:
         for name in instruction_sets:
             (folder / f"{name}.so").unlink(missing_ok=True)
         sentence = f"The kernel could not be built: {error}."
@@ -97,14 +97,19 @@ def build(folder=FOLDER, machine=None):
     error_file.unlink(missing_ok=True)
 
 
-def _compile(machine, cpu, output):
+def compile_object(machine, instruction_set, sources, output):
+    """Compile a shared object from sources, which may include the kernel's headers. Its folder is for caches as well.
+
+    Raises:
+        BuildError: says why, as a part of a sentence.
+    """
     if importlib.util.find_spec("ziglang") is None:
-        raise _BuildError("the compiler, the Python package ziglang, is not installed")
+        raise BuildError("the compiler, the Python package ziglang, is not installed")
     cache = str(output.parent / "cache")
-    target = ["-target", f"{machine}-linux-none", f"-mcpu={cpu}"]
-    names = sorted(path.name for path in FOLDER.glob("*.c"))
+    target = ["-target", f"{machine}-linux-none", f"-mcpu={INSTRUCTION_SETS[machine][instruction_set].cpu}"]
+    files = ["-I.", "-o", str(output), *(os.path.relpath(source, FOLDER) for source in sources)]
     result = subprocess.run(
-        [sys.executable, "-m", "ziglang", "cc", *_OPTIONS, *target, "-o", str(output), *names],
+        [sys.executable, "-m", "ziglang", "cc", *_OPTIONS, *target, *files],
         cwd=FOLDER,
         env=os.environ | {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache},
         stdin=subprocess.DEVNULL,
@@ -115,7 +120,7 @@ def _compile(machine, cpu, output):
     if result.returncode != 0:
         lines = [line.strip() for line in result.stderr.splitlines()]
         errors = [line for line in lines if "error:" in line] or lines[-1:] or [f"status {result.returncode}"]
-        raise _BuildError(f"the compiler ended with '{errors[0]}'")
+        raise BuildError(f"the compiler ended with '{errors[0]}'")
 
 
 if __name__ == "__main__":
