@@ -6,6 +6,9 @@ from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import BertConfig, BertModel
 
+# What the shapes in tests are made of.
+SHAPE = "hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "pooling"
+
 
 class Modules(list):
     """Enough of a SentenceTransformer for an engine: a list of modules."""

@@ -15,7 +15,7 @@ from embedding_api.encoder.kernel.engine import KernelEngine
 from embedding_api.encoder.kernel.library import load_library, usable_instruction_sets
 from embedding_api.encoder.loading import load_encoder
 from embedding_api.encoder.reading import bert_weights, obstacle
-from small_bert import reference, small_bert, texts, unit
+from small_bert import SHAPE, reference, small_bert, texts, unit
 
 # Hidden size, heads, layers, intermediate size, pooling: head sizes of 32 and 64, intermediate sizes that fill their
 # panels and that do not.
@@ -45,8 +45,7 @@ def engine(request, library):
 
 @pytest.fixture(params=SHAPES, ids=str)
 def shape(request):
-    names = "hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "pooling"
-    return dict(zip(names, request.param, strict=True))
+    return dict(zip(SHAPE, request.param, strict=True))
 
 
 def test_random_models_have_the_vectors_of_transformers(library, shape):

@@ -1,4 +1,4 @@
-"""The shared object for NEON, on a CPU that QEMU emulates."""
+"""The shared object for NEON, as it is installed, on a CPU that QEMU emulates."""
 
 import shutil
 import sys
@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedding_api.encoder.kernel.library import FOLDER
+from embedding_api.encoder.kernel.build import build
 from embedding_api.encoder.reading import bert_weights
-from small_bert import reference, small_bert, texts, unit
+from small_bert import SHAPE, reference, small_bert, texts, unit
 from tests.encoder.kernel.driver import Driver
 
 QEMU = "qemu-aarch64"
@@ -24,14 +24,14 @@ LENGTHS = [40, 40, 33, 32, 31, 16, 9, 6, 2, 2, 1]
 def driver(tmp_path_factory):
     if not (shutil.which(QEMU) and SYSROOT.exists()):
         pytest.skip("needs Debian's qemu-user and libc6-arm64-cross")
-    path = tmp_path_factory.mktemp("neon") / "driver"
-    return Driver.compile(path, COMPILER, FOLDER / "neon.so", runner=[QEMU, "-L", str(SYSROOT)])
+    folder = tmp_path_factory.mktemp("neon")
+    assert build(folder, "aarch64") is None
+    return Driver.compile(folder / "driver", COMPILER, folder / "neon.so", runner=[QEMU, "-L", str(SYSROOT)])
 
 
 @pytest.fixture(params=[(64, 2, 3, 100, "cls"), (64, 1, 2, 128, "mean"), (96, 3, 1, 48, "mean")], ids=str)
 def bert(request):
-    names = "hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "pooling"
-    return small_bert(**dict(zip(names, request.param, strict=True)), initializer_range=0.1)
+    return small_bert(**dict(zip(SHAPE, request.param, strict=True)), initializer_range=0.1)
 
 
 def test_random_models_have_the_vectors_of_transformers(driver, bert):

@@ -14,7 +14,7 @@ import torch
 
 from embedding_api.encoder.kernel.library import FOLDER, usable_instruction_sets
 from embedding_api.encoder.reading import bert_weights
-from small_bert import reference, small_bert, texts, unit
+from small_bert import SHAPE, reference, small_bert, texts, unit
 from tests.encoder.kernel.driver import FILES, Driver
 
 AVX2 = "-mavx2", "-mfma"
@@ -70,16 +70,8 @@ def _skip_without_sanitizers(path):
 
 @pytest.fixture(scope="module", params=SHAPES, ids=str)
 def bert(request):
-    hidden, heads, layers, intermediate, pooling = request.param
-    return small_bert(
-        pooling,
-        hidden_size=hidden,
-        num_attention_heads=heads,
-        num_hidden_layers=layers,
-        intermediate_size=intermediate,
-        max_position_embeddings=512,
-        initializer_range=0.1,
-    )
+    shape = dict(zip(SHAPE, request.param, strict=True))
+    return small_bert(**shape, max_position_embeddings=512, initializer_range=0.1)
 
 
 @pytest.fixture(scope="module")
