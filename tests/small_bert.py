@@ -1,9 +1,13 @@
 """Small BERTs of random weights, in the layout of a sentence-transformers model."""
 
+import numpy as np
 import torch
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import BertConfig, BertModel
+
+# What the shapes in tests are made of.
+SHAPE = "hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "pooling"
 
 
 class Modules(list):
@@ -25,3 +29,23 @@ def assemble(backbone, pooling, width):
     transformer.model = backbone
     transformer.modality_config = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
     return Modules([transformer, Pooling(width, pooling_mode=pooling), Normalize()])
+
+
+def reference(model, batch):
+    """What transformers makes of the batch, text by text."""
+    vectors = []
+    for ids in batch:
+        ids = torch.tensor([ids])
+        features = {"token_embeddings": model[0].model(ids).last_hidden_state, "attention_mask": torch.ones_like(ids)}
+        vectors.append(model[1](features)["sentence_embedding"][0].detach().numpy())
+    return np.array(vectors)
+
+
+def texts(*lengths, seed=1):
+    """Random token ids of a small BERT's vocabulary."""
+    chance = np.random.default_rng(seed)
+    return [chance.integers(99, size=length).tolist() for length in lengths]
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -77,14 +77,19 @@ class KernelEngine:
         return scratch
 
 
-def _lay_out(weights, panel, bfloat16):
-    """A `Bert`, and the block of memory that its pointers are into."""
+def laid_out(weights, panel, bfloat16):
+    """The arrays of a `BertWeights` as the kernel reads them, in the order of a `Bert`'s pointers."""
     arrays = [weights.words, weights.positions, *weights.norm]
     for layer in weights.layers:
         for weight, bias in layer.products:
             arrays += [_panels(weight, panel, bfloat16), _whole_panels(bias, panel)]
         arrays += [*layer.output_norm, *layer.norm]
-    block, addresses = _block(arrays)
+    return arrays
+
+
+def _lay_out(weights, panel, bfloat16):
+    """A `Bert`, and the block of memory that its pointers are into."""
+    block, addresses = _block(laid_out(weights, panel, bfloat16))
     bert = Bert(
         weights.words.shape[1],
         weights.heads,

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
@@ -16,7 +15,7 @@ from embedding_api.encoder.kernel.engine import KernelEngine
 from embedding_api.encoder.kernel.library import load_library, usable_instruction_sets
 from embedding_api.encoder.loading import load_encoder
 from embedding_api.encoder.reading import bert_weights, obstacle
-from small_bert import small_bert
+from small_bert import SHAPE, reference, small_bert, texts, unit
 
 # Hidden size, heads, layers, intermediate size, pooling: head sizes of 32 and 64, intermediate sizes that fill their
 # panels and that do not.
@@ -44,30 +43,9 @@ def engine(request, library):
     return KernelEngine(library, bert_weights(small_bert()), request.param)
 
 
-def reference(model, batch):
-    """What transformers makes of the batch, text by text."""
-    vectors = []
-    for ids in batch:
-        ids = torch.tensor([ids])
-        features = {"token_embeddings": model[0].model(ids).last_hidden_state, "attention_mask": torch.ones_like(ids)}
-        vectors.append(model[1](features)["sentence_embedding"][0].detach().numpy())
-    return np.array(vectors)
-
-
-def texts(*lengths, seed=1):
-    """Random token ids of the small models' vocabulary."""
-    chance = np.random.default_rng(seed)
-    return [chance.integers(99, size=length).tolist() for length in lengths]
-
-
-def unit(vectors):
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
 @pytest.fixture(params=SHAPES, ids=str)
 def shape(request):
-    names = "hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "pooling"
-    return dict(zip(names, request.param, strict=True))
+    return dict(zip(SHAPE, request.param, strict=True))
 
 
 def test_random_models_have_the_vectors_of_transformers(library, shape):

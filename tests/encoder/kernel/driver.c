@@ -1,0 +1,111 @@
+// Runs the kernel where Python cannot: beside a sanitizer, or as a program for another CPU.
+//
+// Standard input has a struct header; the model's arrays in the order in which the structs below read them, each behind
+// its size in bytes, an int64; and batches: the number of texts, their lengths and their token ids, all of them int32.
+// The vectors go to standard output. Called with any argument, it only prints the columns of a panel.
+//
+// All memory is allocated in exactly the size that the kernel is to stay within. Memory that it may only write is full
+// of NaNs beforehand, so that reading from it shows in the vectors.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bert.h"
+
+struct header {
+    int32_t hidden, heads, layers, bfloat16, mean_pooling, intermediate, batches;
+    float epsilon;
+};
+
+static void *allocate(size_t bytes) {
+    void *memory = malloc(bytes);
+    if (!memory) exit(EXIT_FAILURE);
+    return memset(memory, 0xff, bytes);
+}
+
+static void *read_bytes(size_t bytes) {
+    void *memory = allocate(bytes);
+    if (fread(memory, 1, bytes, stdin) != bytes) exit(EXIT_FAILURE);
+    return memory;
+}
+
+static int32_t read_number(void) {
+    int32_t *number = read_bytes(sizeof *number), value = *number;
+    free(number);
+    return value;
+}
+
+static void *read_array(void) {
+    int64_t *bytes = read_bytes(sizeof *bytes);
+    void *array = read_bytes(*bytes);
+    free(bytes);
+    return array;
+}
+
+static struct linear read_linear(int32_t in, int32_t out) {
+    struct linear linear = {.in = in, .out = out};
+    linear.panels = read_array();
+    linear.bias = read_array();
+    return linear;
+}
+
+static struct norm read_norm(void) {
+    struct norm norm;
+    norm.weight = read_array();
+    norm.bias = read_array();
+    return norm;
+}
+
+static struct layer read_layer(const struct header *header) {
+    struct layer layer;
+    layer.query_key_value = read_linear(header->hidden, 3 * header->hidden);
+    layer.attention_output = read_linear(header->hidden, header->hidden);
+    layer.intermediate = read_linear(header->hidden, header->intermediate);
+    layer.output = read_linear(header->intermediate, header->hidden);
+    layer.attention_norm = read_norm();
+    layer.output_norm = read_norm();
+    return layer;
+}
+
+static struct bert read_bert(const struct header *header) {
+    struct bert bert = {.hidden = header->hidden, .heads = header->heads, .layers = header->layers,
+                        .bfloat16 = header->bfloat16, .mean_pooling = header->mean_pooling, .epsilon = header->epsilon};
+    bert.words = read_array();
+    bert.positions = read_array();
+    bert.embedding_norm = read_norm();
+    struct layer *layers = allocate(header->layers * sizeof *layers);
+    for (int i = 0; i < header->layers; i++) layers[i] = read_layer(header);
+    bert.layer = layers;
+    return bert;
+}
+
+static void run_batch(const struct bert *bert) {
+    const int32_t texts = read_number();
+    int32_t *lengths = read_bytes(texts * sizeof *lengths), tokens = 0, longest = 0;
+    for (int text = 0; text < texts; text++) {
+        tokens += lengths[text];
+        longest = lengths[text] > longest ? lengths[text] : longest;
+    }
+    int32_t *ids = read_bytes(tokens * sizeof *ids);
+    float *scratch = allocate(bert_scratch(bert, tokens, longest) * sizeof *scratch);
+    const size_t floats = (size_t)texts * bert->hidden;
+    float *vectors = allocate(floats * sizeof *vectors);
+    bert_forward(bert, ids, lengths, texts, scratch, vectors);
+    if (fwrite(vectors, sizeof *vectors, floats, stdout) != floats) exit(EXIT_FAILURE);
+    free(vectors);
+    free(scratch);
+    free(ids);
+    free(lengths);
+}
+
+int main(int arguments, char **argument) {
+    (void)argument;
+    if (arguments > 1) {
+        printf("%d\n", bert_panel());
+        return EXIT_SUCCESS;
+    }
+    const struct header *header = read_bytes(sizeof *header);
+    const struct bert bert = read_bert(header);
+    for (int batch = 0; batch < header->batches; batch++) run_batch(&bert);
+    return EXIT_SUCCESS;
+}

@@ -1,0 +1,101 @@
+"""The kernel beside GCC's sanitizers for addresses and undefined behaviour, which end the program at what they find.
+
+They come with GCC only. Where the CPU lacks an instruction set, its sources run all the same: GCC makes its vectors of
+shorter ones, and emulated/ has the intrinsics.
+"""
+
+import copy
+import platform
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+
+from embedding_api.encoder.kernel.library import FOLDER, usable_instruction_sets
+from embedding_api.encoder.reading import bert_weights
+from small_bert import SHAPE, reference, small_bert, texts, unit
+from tests.encoder.kernel.driver import FILES, Driver
+
+AVX2 = "-mavx2", "-mfma"
+NATIVE = {
+    "avx2": AVX2,
+    "avx512": ["-march=x86-64-v4"],
+    "avx512_bf16": ["-march=x86-64-v4", "-mavx512bf16"],
+    "neon": [],
+}
+EMULATED = {
+    "avx512": [*AVX2, "-Wno-psabi", "-D__AVX512F__"],
+    "avx512_bf16": [*AVX2, "-Wno-psabi", "-D__AVX512F__", "-D__AVX512BF16__", f"-I{FILES / 'emulated'}"],
+    "neon": ["-D__ARM_NEON"],
+}
+# At -O2 compiling takes ten times as long.
+GCC = "gcc", "-O1", "-g", "-fno-math-errno", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"
+
+# Hidden size, heads, layers, intermediate size, pooling: head sizes of 32 and 64, intermediate sizes that fill their
+# panels, that do not, and that are far below the hidden size.
+SHAPES = [(64, 2, 2, 128, "cls"), (64, 1, 1, 100, "mean"), (128, 2, 1, 250, "cls"), (160, 5, 1, 4, "mean")]
+# Around whole tiles, panels and chunks, of rows as of keys.
+BATCHES = [
+    *([length] for length in (1, 2, 6, 7, 12, 13, 16, 17, 32, 33, 95, 96, 97, 193, 512)),
+    *([1] * count for count in (2, 13, 70)),
+    [512, 1, 3],
+    [40, 31, 32, 33, 2, 1, 5],
+    list(range(1, 71)),
+]
+
+
+@pytest.fixture(scope="session", params=["avx2", "avx512", "avx512_bf16", "neon"])
+def instruction_set(request):
+    usable = usable_instruction_sets()
+    if request.param not in usable and (platform.machine() != "x86_64" or "avx2" not in usable):
+        pytest.skip("GCC here makes no code for it that runs on this CPU")
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def driver(instruction_set, tmp_path_factory):
+    flags = NATIVE if instruction_set in usable_instruction_sets() else EMULATED
+    path = tmp_path_factory.mktemp("sanitizers") / "driver"
+    _skip_without_sanitizers(path)
+    return Driver.compile(path, [*GCC, *flags[instruction_set]], *FOLDER.glob("*.c"))
+
+
+def _skip_without_sanitizers(path):
+    try:
+        subprocess.run([*GCC, "-x", "c", "-", "-o", path], input=b"int main() {}", check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs GCC and its sanitizers")
+
+
+@pytest.fixture(scope="module", params=SHAPES, ids=str)
+def bert(request):
+    shape = dict(zip(SHAPE, request.param, strict=True))
+    return small_bert(**shape, max_position_embeddings=512, initializer_range=0.1)
+
+
+@pytest.fixture(scope="module")
+def batches():
+    return [texts(*lengths, seed=seed) for seed, lengths in enumerate(BATCHES)]
+
+
+def rounded(model):
+    """The model with its products' weights in bfloat16."""
+    model = copy.deepcopy(model)
+    for module in model[0].model.encoder.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.weight.data = module.weight.data.bfloat16().float()
+    return model
+
+
+def test_the_kernel_stays_within_its_memory_and_has_the_vectors_of_transformers(driver, bert, batches):
+    for vectors, batch in zip(driver.forward(bert_weights(bert), *batches), batches, strict=True):
+        assert np.abs(unit(vectors) - unit(reference(bert, batch))).max() <= 1e-5
+
+
+def test_so_it_does_in_bfloat16(driver, instruction_set, bert, batches):
+    # Where activations are rounded as well, each to 8 bits, vectors differ by more.
+    tolerance = 0.02 if instruction_set == "avx512_bf16" else 1e-5
+    expected = rounded(bert)
+    for vectors, batch in zip(driver.forward(bert_weights(bert), *batches, bfloat16=True), batches, strict=True):
+        assert np.abs(unit(vectors) - unit(reference(expected, batch))).max() <= tolerance
