@@ -20,8 +20,10 @@ void multiply(float *sums, size_t sums_stride, const float *a, size_t a_stride, 
 // for two steps of the depth, the first of them in its lower half. Where the CPU multiplies such pairs, `a` is bfloat16
 // as well, rounded by `to_bfloat16`; elsewhere weights become float32 again, which only saves reading from memory.
 #if defined __AVX512BF16__
+enum { MULTIPLIES_BFLOAT16 = 1 };
 typedef uint16_t bfloat16_operand;
 #else
+enum { MULTIPLIES_BFLOAT16 = 0 };
 typedef float bfloat16_operand;
 #endif
 
