@@ -9,6 +9,7 @@ import errno
 import os
 import resource
 import select
+import signal
 import threading
 import time
 
@@ -94,6 +95,8 @@ class Door(threading.Thread):
         return self._shut_at is not None and not self._unsent and not self._visits
 
     def run(self):
+        # Signals are for the main thread: one that is delivered here would not wake it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
         for listener in self._listeners:
             # One worker wakes up for a client, and not all.
             self._epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
