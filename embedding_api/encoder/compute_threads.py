@@ -1,6 +1,7 @@
 """Threads that compute: the micro-batches of large requests in a worker, and those of the bulk command."""
 
 import os
+import signal
 from concurrent.futures import ThreadPoolExecutor, wait
 
 from embedding_api.config import usable_cores
@@ -23,9 +24,8 @@ class ComputeThreads(ThreadPoolExecutor):
     """
 
     def __init__(self, count=None, nice=0):
-        # On Linux this is the niceness of the calling thread alone. Only lowering the priority needs no privilege.
         self.count = count or usable_cores()
-        super().__init__(self.count, "compute", os.nice, (nice,))
+        super().__init__(self.count, "compute", _begin, (nice,))
 
     def run(self, function, batches, heartbeat):
         """What the function returns for each batch, as a list in the order of the batches.
@@ -48,3 +48,10 @@ class ComputeThreads(ThreadPoolExecutor):
             for future in futures:
                 future.cancel()
         return results
+
+
+def _begin(nice):
+    # On Linux this is the niceness of the calling thread alone. Only lowering the priority needs no privilege.
+    os.nice(nice)
+    # Signals are for the main thread: one that is delivered here would not wake it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})

@@ -133,26 +133,27 @@ class Encoder:
         lengths, most = [len(text) for text in ids], self._engine.micro_batch_tokens
         count = -(-sum(lengths) // most)
         count += -count % threads
-        share = -(-sum(lengths) // count) if count else 0
-        return _micro_batches(lengths, min(most, max(share, LEAST_TOKENS)) if threads > 1 else most, self._engine.pads)
+        share = max(-(-sum(lengths) // max(count, 1)), LEAST_TOKENS) if threads > 1 else most
+        return _micro_batches(lengths, share, most, self._engine.pads)
 
     def _forward(self, texts):
         self._record(1, sum(map(len, texts)))
         return self._engine.forward(texts)
 
 
-def _micro_batches(lengths, most_tokens, pads):
+def _micro_batches(lengths, enough, most, pads):
     """Indexes of texts, longest first, in batches of at most so many tokens (or one text).
 
     Args:
         lengths: of the texts, in tokens.
-        most_tokens: of a batch, padding included.
+        enough: a batch that has so many tokens is complete.
+        most: what a batch of several texts has at most, padding included.
         pads: whether each text costs as much as the longest of its batch.
     """
     batch, cost = [], 0
     for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
         own = lengths[batch[0]] if batch and pads else lengths[index]
-        if batch and cost + own > most_tokens:
+        if batch and (cost >= enough or cost + own > most):
             yield batch
             batch, cost, own = [], 0, lengths[index]
         batch.append(index)

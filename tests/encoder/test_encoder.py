@@ -40,7 +40,7 @@ def test_bge_gets_its_own_query_prompt(encoder):
 @pytest.mark.parametrize("pads", [True, False])
 def test_micro_batches_hold_every_text_once_and_stay_in_their_budget(pads):
     lengths = [3, 600, 512, 40, 40, 2000, 1, 500, 7, 300, 300, 300]
-    batches = list(_micro_batches(lengths, 1024, pads))
+    batches = list(_micro_batches(lengths, 1024, 1024, pads))
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
         of_batch = [lengths[index] for index in batch]
@@ -48,6 +48,24 @@ def test_micro_batches_hold_every_text_once_and_stay_in_their_budget(pads):
         cost = max(of_batch) * len(of_batch) if pads else sum(of_batch)
         assert len(batch) == 1 or cost <= 1024
     assert len(batches) == (5 if pads else 4)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "threads", "shares"),
+    [
+        ([11] * 8, 1, [88]),
+        ([11] * 8, 2, [44, 44]),
+        ([11] * 8, 64, [33, 33, 22]),
+        ([11] * 2, 2, [22]),
+        ([16], 2, [16]),
+        ([100] * 30, 2, [800, 800, 800, 600]),
+        ([100] * 11, 2, [600, 500]),
+        ([], 2, []),
+    ],
+)
+def test_threads_get_equal_shares_that_are_worth_their_while(lengths, threads, shares):
+    batches = tiny_encoder().micro_batches([[5] * length for length in lengths], threads)
+    assert [sum(lengths[index] for index in batch) for batch in batches] == shares
 
 
 def test_a_request_of_one_micro_batch_is_computed_at_once_and_others_by_the_compute_threads():
