@@ -3,6 +3,7 @@
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 
 from embedding_api.config import usable_cores
 
@@ -51,7 +52,9 @@ class ComputeThreads(ThreadPoolExecutor):
 
 
 def _begin(nice):
-    # On Linux this is the niceness of the calling thread alone. Only lowering the priority needs no privilege.
-    os.nice(nice)
+    # On Linux this is the niceness of the calling thread alone. Lowering the priority needs no privilege, but a sandbox
+    # may forbid it.
+    with suppress(OSError):
+        os.nice(nice)
     # Signals are for the main thread: one that is delivered here would not wake it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
