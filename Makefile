@@ -33,7 +33,7 @@ kernel:
 	@$(MAKE) --no-print-directory $(KERNEL)/built
 
 clean:
-	rm -rf .venv .venv-clients .bench build *.egg-info $(KERNEL)/*.so $(KERNEL)/build-error.txt $(KERNEL)/built
+	rm -rf .venv .venv-clients .bench build *.egg-info $(KERNEL)/*.so $(KERNEL)/manifest.json $(KERNEL)/build-error.txt $(KERNEL)/built
 
 .venv/bin/python:
 	@[ "$$(uname -s)" = Linux ] || { echo "Error: The service needs Linux; the Dockerfile has it."; exit 1; }

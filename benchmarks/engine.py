@@ -29,7 +29,6 @@ DOCS = Path(__file__).parent.parent / "docs"
 SECONDS = 0.4  # that a measurement takes, at least
 PAUSE = 0.05  # between two, for onnxruntime's threads to stop spinning
 LIMITS = {"limits, float32": "float32", "limits, bfloat16": "bfloat16"}
-FRESH = [name for name in engines.NAMES if not name.endswith("best batch")]  # a single query is a batch of 1
 WORDS = ["the", "of", "a", "in", "on", "for", "with", "and", "to", "is", "at", "by", "from", "heat"]
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -45,12 +44,11 @@ def main(rounds, abstracts):
         export.start()
         export.join()
         results = {threads: measure(cases, rounds, threads, onnx) for threads in sorted({1, usable_cores()})}
-        uses = measure_first_use(rounds, usable_cores(), onnx)
     heading = f"{cpu()}, {date.today()}, medians of {rounds} rounds, {abstracts} of the abstracts, " + ", ".join(
         f"{name} {version(name)}" for name in ("torch", "sentence-transformers", "onnxruntime", "openvino")
     )
     tables = [table(cases, threads, seconds) for threads, seconds in results.items()]
-    text = "\n\n".join([heading + ".", *tables, first_use_table(uses)])
+    text = "\n\n".join([heading + ".", *tables])
     print(text)
     page = DOCS / "performance.md"
     before, after = re.split(r"(?<=<!-- engine -->\n).*(?=<!-- /engine -->)", page.read_text(), flags=re.DOTALL)
@@ -73,7 +71,6 @@ def make_cases(abstracts):
         "32 of 32": texts(32, 32),
         "32 of 128": texts(32, 128),
         "2 of 512": texts(2, 512),
-        "8 of 512": texts(8, 512),
         "Cranfield abstracts": documents[:: max(1, len(documents) // abstracts)][:abstracts],
     }
 
@@ -102,19 +99,6 @@ def measure(cases, rounds, threads, onnx):
         print(f"{threads} threads, {case}: {ratios}", flush=True)
     for engine in [*running.values(), limits]:
         engine.stop()
-    return seconds
-
-
-def measure_first_use(rounds, threads, onnx):
-    """Seconds, by engine, for each round an array of shape (40, 2): first and second use of 40 lengths."""
-    seconds = {name: [] for name in FRESH}
-    lengths = np.random.default_rng(1).permutation(range(4, 204, 5))
-    for _ in range(rounds):
-        for name in FRESH:
-            engine = Engine(name, threads, onnx)
-            engine.time(texts(1, 300), 1)  # what is done once in a process
-            seconds[name].append(np.array([[engine.time(texts(1, length), 1) for _ in range(2)] for length in lengths]))
-            engine.stop()
     return seconds
 
 
@@ -188,20 +172,6 @@ def table(cases, threads, seconds):
             pairs = zip(seconds[case, name], seconds[case, f"ours, {LIMITS[name]}"], strict=True)
             cells.append(f"{median(limit / own for limit, own in pairs):.0%}")
         lines.append(f"| {case} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def first_use_table(seconds):
-    lines = [
-        "40 texts of 40 lengths, one by one in a fresh process:",
-        "",
-        "| | first use, mean | second use, mean | first use in second uses, median |",
-        "|---|---|---|---|",
-    ]
-    for name, rounds in seconds.items():
-        first, second = (median(uses[:, place].mean() for uses in rounds) * 1000 for place in (0, 1))
-        extra = median(np.median(uses[:, 0] / uses[:, 1]) for uses in rounds)
-        lines.append(f"| {name} | {first:.1f} ms | {second:.1f} ms | {extra:.2f} |")
     return "\n".join(lines)
 
 

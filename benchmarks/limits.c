@@ -11,7 +11,7 @@ static _Alignas(CACHE_LINE) bfloat16_operand pairs[TILE_ROWS * DEPTH];
 int tile_flop(void) { return 2 * TILE_ROWS * PANEL * DEPTH; }
 
 void multiply_tiles(int times) {
-    for (int i = 0; i < times; i++) multiply(sums, PANEL, a, DEPTH, b, PANEL, TILE_ROWS, DEPTH, FETCH_NOTHING);
+    for (int i = 0; i < times; i++) multiply(sums, PANEL, a, DEPTH, b, TILE_ROWS, DEPTH, FETCH_NOTHING);
 }
 
 void multiply_tiles_bfloat16(int times) {
@@ -28,5 +28,5 @@ float read(const float *values, size_t count) {
             totals[j] += load(values + i + j * LANES);
         }
     for (int j = 1; j < 8; j++) totals[0] += totals[j];
-    return sum(totals[0]);
+    return sum_of_lanes(totals[0]);
 }

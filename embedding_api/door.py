@@ -1,7 +1,7 @@
 """The door of a worker: a thread that deals with all clients, so that none of them costs the worker any time.
 
-The worker's main thread computes, and torch lets other threads run meanwhile. So probes and refusals are answered while
-every worker is busy, and a client that is slow to send or to read holds up nobody.
+The worker's main thread computes, and the kernel lets other threads run meanwhile. So probes and refusals are answered
+while every worker is busy, and a client that is slow to send or to read holds up nobody.
 """
 
 import collections

@@ -131,9 +131,9 @@ def post_worker_init(worker):
     metrics.run_in_worker(worker.place)
     # One worker remains for short requests.
     LARGE_REQUESTS.limit = max(1, worker.cfg.workers - 1)
-    # The passes of large requests give way to those of short ones, which run in the workers' main threads.
-    threads = ComputeThreads(nice=10)
-    worker.wsgi.extensions["encoder"].run_in_worker(worker.notify, threads, metrics.record_forward_pass)
+    encoder = worker.wsgi.extensions["encoder"]
+    # The passes of large requests give way to those of short ones.
+    encoder.run_in_worker(worker.notify, background=ComputeThreads(nice=10), record=metrics.record_forward_pass)
 
 
 def worker_exit(server, worker):

@@ -11,7 +11,7 @@ CANARY = "a"
 CANARY_SECONDS = 1
 CANARY_TOLERANCE = 0.01
 
-# A thread that gets fewer tokens than this spends more on waiting for weights than a second thread saves.
+# Tokens that are worth a thread of their own: with fewer it waits for weights rather than computes.
 LEAST_TOKENS = 24
 
 
@@ -43,7 +43,7 @@ class Encoder:
         self._canary_lived = None
         self.dimension = self._canary_vector.shape[1]
         self._heartbeat = _do_nothing
-        self._threads = ComputeThreads()
+        self._threads = self._background = ComputeThreads()
         self._record = _do_nothing
 
     @property
@@ -56,17 +56,19 @@ class Encoder:
             "dtype": self.dtype,
         }
 
-    def run_in_worker(self, heartbeat=None, threads=None, record=None):
+    def run_in_worker(self, heartbeat=None, threads=None, background=None, record=None):
         """Settle in a worker process after the fork.
 
         Args:
             heartbeat: called at least every second or so while it encodes or tokenizes, so that a long request is not
                 taken for a hang. What it raises ends the work.
-            threads: the `ComputeThreads` that compute requests of several micro-batches; by default one for each core.
+            threads: the `ComputeThreads` for what is worth more than one core; by default one for each core.
+            background: those for requests of more tokens than a micro-batch has; by default the same.
             record: called with the number of requests and of tokens in each forward pass.
         """
         self._heartbeat = heartbeat or self._heartbeat
         self._threads = threads or self._threads
+        self._background = background or self._threads
         self._record = record or self._record
         # No request shall pay for the first touch of the weights. And PyTorch makes its thread pool anew at its first
         # use after a fork: of two threads that do so at once, one fails.
@@ -102,7 +104,7 @@ class Encoder:
     def encode(self, ids, *, normalize=True):
         """Token ids to a float32 array of shape (len(ids), dimension), in their order; equal texts are computed once.
 
-        What is more than one micro-batch goes to the compute threads; this thread then waits, and calls the heartbeat.
+        What is worth more than one core goes to the compute threads; this thread then waits, and calls the heartbeat.
         The vectors do not depend on the number of threads.
 
         With `normalize` each vector has L2 norm 1, as sentence-transformers does it (torch's F.normalize).
@@ -110,13 +112,15 @@ class Encoder:
         places = {}
         rows = [places.setdefault(tuple(text), len(places)) for text in ids]
         texts = list(places)
-        batches = list(self.micro_batches(texts, self._threads.count))
+        is_short = sum(map(len, texts)) <= self._engine.micro_batch_tokens
+        threads = self._threads if is_short else self._background
+        batches = list(self.micro_batches(texts, threads.count))
         batched_texts = [[texts[index] for index in batch] for batch in batches]
         self._heartbeat()
         if len(batches) == 1:
             results = [self._forward(*batched_texts)]
         else:
-            results = self._threads.run(self._forward, batched_texts, self._heartbeat)
+            results = threads.run(self._forward, batched_texts, self._heartbeat)
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         for batch, result in zip(batches, results, strict=True):
             vectors[batch] = result
@@ -131,10 +135,11 @@ class Encoder:
             threads: how many shall have equal shares.
         """
         lengths, most = [len(text) for text in ids], self._engine.micro_batch_tokens
-        count = -(-sum(lengths) // most)
+        total = sum(lengths)
+        count = -(-total // most)
         count += -count % threads
-        share = max(-(-sum(lengths) // max(count, 1)), LEAST_TOKENS) if threads > 1 else most
-        return _micro_batches(lengths, share, most, self._engine.pads)
+        count = max(min(count, total // LEAST_TOKENS), 1)
+        return _micro_batches(lengths, -(-total // count), most, self._engine.pads)
 
     def _forward(self, texts):
         self._record(1, sum(map(len, texts)))

@@ -56,6 +56,8 @@ def test_micro_batches_hold_every_text_once_and_stay_in_their_budget(pads):
         ([11] * 8, 1, [88]),
         ([11] * 8, 2, [44, 44]),
         ([11] * 8, 64, [33, 33, 22]),
+        ([11] * 4, 2, [44]),
+        ([11] * 5, 2, [33, 22]),
         ([11] * 2, 2, [22]),
         ([16], 2, [16]),
         ([100] * 30, 2, [800, 800, 800, 600]),
@@ -66,6 +68,29 @@ def test_micro_batches_hold_every_text_once_and_stay_in_their_budget(pads):
 def test_threads_get_equal_shares_that_are_worth_their_while(lengths, threads, shares):
     batches = tiny_encoder().micro_batches([[5] * length for length in lengths], threads)
     assert [sum(lengths[index] for index in batch) for batch in batches] == shares
+
+
+def test_only_what_is_more_than_a_micro_batch_is_computed_in_the_background():
+    names = []
+
+    class Watching(TinyEngine):
+        def forward(self, batch):
+            names.append(threading.current_thread().name)
+            return super().forward(batch)
+
+    class Background(ComputeThreads):
+        def run(self, *arguments):
+            names.append("in the background")
+            return super().run(*arguments)
+
+    encoder = tiny_encoder(Watching())
+    encoder.run_in_worker(threads=ComputeThreads(2), background=Background(2))
+    for tokens, is_in_background in ((40, False), (1000, False), (1025, True)):
+        names.clear()
+        encoder.encode(
+            [[5, number % 30] for number in range(30)] + [[6] * (tokens - 60)] if tokens > 60 else [[5] * 40]
+        )
+        assert ("in the background" in names) is is_in_background
 
 
 def test_a_request_of_one_micro_batch_is_computed_at_once_and_others_by_the_compute_threads():

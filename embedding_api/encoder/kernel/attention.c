@@ -24,42 +24,43 @@ static void gather_values(float *panels, const float *value, size_t stride, int 
             for (int i = 0; i < PANEL; i += LANES) store(panels + i, load(value + row * stride + column + i));
 }
 
-// Makes e^(score - largest score) of a row's scores. Returns their sum, which the context is still to be divided by.
-static float exponentials(float *scores, int length) {
+// The softmax of a row of scores, but for its denominator, which is returned: e^(score - largest score).
+static float softmax_numerators(float *scores, int length) {
     const int padded = whole_panels(length);
+    // What fills up the last panel becomes 1e-38, too little to count in a sum of at least 1.
     for (int i = length; i < padded; i++) scores[i] = -__builtin_inff();
-    vec most = load(scores);
-    for (int i = LANES; i < padded; i += LANES) most = larger(most, load(scores + i));
-    const float maximum = largest(most);
+    vec maxima = load(scores);
+    for (int i = LANES; i < padded; i += LANES) maxima = max_lanes(maxima, load(scores + i));
+    const float maximum = max_of_lanes(maxima);
     vec total = {0};
     for (int i = 0; i < padded; i += LANES) {
         const vec weight = exp_of_negative(load(scores + i) - maximum);
         store(scores + i, weight);
         total += weight;
     }
-    return sum(total);
+    return sum_of_lanes(total);
 }
 
 void attention(const float *query, const float *key, const float *value, size_t stride, float *context,
                size_t context_stride, int length, int queries, int head_size, float *scratch) {
-    const int padded = whole_panels(length), height = even_height(queries, TILE_ROWS);
+    const int padded = whole_panels(length), height = even_split(queries, TILE_ROWS);
     float *keys = scratch, *values = keys + (size_t)padded * head_size, *scores = values + (size_t)padded * head_size;
     transpose_keys(keys, key, stride, length, head_size, 1.0f / __builtin_sqrtf(head_size));
     gather_values(values, value, stride, length, head_size);
     for (int row = 0; row < queries; row += height) {
         const int rows = queries - row < height ? queries - row : height;
         for (int first = 0; first < padded; first += PANEL)
-            multiply(scores + first, padded, query + row * stride, stride, keys + (size_t)first * head_size, PANEL,
-                     rows, head_size, FETCH_NOTHING);
-        float totals[TILE_ROWS];
-        for (int i = 0; i < rows; i++) totals[i] = exponentials(scores + (size_t)i * padded, length);
+            multiply(scores + first, padded, query + row * stride, stride, keys + (size_t)first * head_size, rows,
+                     head_size, FETCH_NOTHING);
+        float denominators[TILE_ROWS];
+        for (int i = 0; i < rows; i++) denominators[i] = softmax_numerators(scores + (size_t)i * padded, length);
         for (int column = 0; column < head_size; column += PANEL) {
             float *to = context + row * context_stride + column;
-            multiply(to, context_stride, scores, padded, values + (size_t)column * length, PANEL, rows, length, FETCH_NOTHING);
+            multiply(to, context_stride, scores, padded, values + (size_t)column * length, rows, length, FETCH_NOTHING);
             for (int i = 0; i < rows; i++)
                 for (int j = 0; j < PANEL; j += LANES) {
                     float *at = to + i * context_stride + j;
-                    store(at, load(at) / totals[i]);
+                    store(at, load(at) / denominators[i]);
                 }
         }
     }

@@ -3,7 +3,7 @@
 
 #include "vector.h"
 
-// Floats of scratch memory for texts of at most `length` tokens: the keys of a head in panels, and a tile's scores.
+// Floats of scratch memory for texts of at most `length` tokens: a head's keys and values in panels, a tile's scores.
 size_t attention_scratch(int head_size, int length);
 
 // One head of one text: context[queries][head_size] = softmax(query x key^T / sqrt(head_size)) x value for the text's

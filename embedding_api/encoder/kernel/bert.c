@@ -9,14 +9,14 @@ enum { CHUNK_ROWS = 96 };
 
 int32_t bert_panel(void) { return PANEL; }
 
-// Where a pass keeps what. All rows are tokens, one text after the other.
+// Where a pass keeps what. Rows are tokens, one text after the other.
 struct activations {
     float *rows;             // [tokens][hidden]: what goes from layer to layer
-    float *query_key_value;  // [tokens][3 * hidden]
+    float *query_key_value;  // [tokens][3 * hidden]: all heads' queries, then their keys, then their values
     float *context;          // [tokens][hidden]
     float *sums;             // [CHUNK_ROWS][hidden]: before a norm
     float *intermediate;     // [CHUNK_ROWS][intermediate]
-    float *attention;
+    float *attention_scratch;  // of one head, see attention.h
     uint16_t *rounded;       // [CHUNK_ROWS][hidden or intermediate], where the CPU multiplies in bfloat16
 };
 
@@ -24,22 +24,23 @@ static size_t intermediate_stride(const struct bert *bert) {
     return (bert->layer->intermediate.out + PANEL - 1) / PANEL * PANEL;
 }
 
-static int smaller(int a, int b) { return a < b ? a : b; }
+static int min_int(int a, int b) { return a < b ? a : b; }
 
-// Floats that hold a row of any product's input in bfloat16, two values each.
+// Floats that hold a row of any product's input in bfloat16, two values each. They are whole vectors: what is rounded
+// beyond the last column of a row is written over by the next row.
 static size_t rounded_stride(const struct bert *bert) {
     const size_t hidden = bert->hidden, intermediate = intermediate_stride(bert);
     return MULTIPLIES_BFLOAT16 && bert->bfloat16 ? (hidden > intermediate ? hidden : intermediate) / 2 : 0;
 }
 
 size_t bert_scratch(const struct bert *bert, int32_t tokens, int32_t longest) {
-    const size_t hidden = bert->hidden, chunk = smaller(tokens, CHUNK_ROWS);
+    const size_t hidden = bert->hidden, chunk = min_int(tokens, CHUNK_ROWS);
     return tokens * 5 * hidden + chunk * (hidden + intermediate_stride(bert) + rounded_stride(bert)) +
            attention_scratch(bert->hidden / bert->heads, longest);
 }
 
-static struct activations divide(const struct bert *bert, float *scratch, int tokens) {
-    const size_t hidden = bert->hidden, chunk = smaller(tokens, CHUNK_ROWS);
+static struct activations divide_scratch(const struct bert *bert, float *scratch, int tokens) {
+    const size_t hidden = bert->hidden, chunk = min_int(tokens, CHUNK_ROWS);
     struct activations a;
     a.rows = scratch;
     a.query_key_value = a.rows + tokens * hidden;
@@ -48,21 +49,22 @@ static struct activations divide(const struct bert *bert, float *scratch, int to
     a.intermediate = a.sums + chunk * hidden;
     float *rounded = a.intermediate + chunk * intermediate_stride(bert);
     a.rounded = (void *)rounded;
-    a.attention = rounded + chunk * rounded_stride(bert);
+    a.attention_scratch = rounded + chunk * rounded_stride(bert);
     return a;
 }
 
-// output[rows][width]: each row with mean 0 and variance 1, times weight, plus bias.
-static void normalize(const struct norm *norm, float epsilon, const float *input, float *output, int rows, int width) {
+// LayerNorm. output[rows][width]: each row with mean 0 and variance 1, times weight, plus bias.
+static void layer_norm(const struct layer_norm *norm, float epsilon, const float *input, float *output, int rows,
+                       int width) {
     for (int row = 0; row < rows; row++, input += width, output += width) {
         vec total = {0}, squares = {0};
         for (int i = 0; i < width; i += LANES) total += load(input + i);
-        const float mean = sum(total) / width;
+        const float mean = sum_of_lanes(total) / width;
         for (int i = 0; i < width; i += LANES) {
             const vec difference = load(input + i) - mean;
             squares += difference * difference;
         }
-        const float scale = 1.0f / __builtin_sqrtf(sum(squares) / width + epsilon);
+        const float scale = 1.0f / __builtin_sqrtf(sum_of_lanes(squares) / width + epsilon);
         for (int i = 0; i < width; i += LANES)
             store(output + i, (load(input + i) - mean) * scale * load(norm->weight + i) + load(norm->bias + i));
     }
@@ -72,14 +74,14 @@ static void embed(const struct bert *bert, const int32_t *ids, const int32_t *le
     const int hidden = bert->hidden;
     for (int text = 0; text < texts; text++)
         for (int position = 0; position < lengths[text]; position++, ids++, rows += hidden) {
-            const float *word = bert->words + (size_t)*ids * hidden;
-            const float *place = bert->positions + (size_t)position * hidden;
-            for (int i = 0; i < hidden; i += LANES) store(rows + i, load(word + i) + load(place + i));
-            normalize(&bert->embedding_norm, bert->epsilon, rows, rows, 1, hidden);
+            const float *word_row = bert->words + (size_t)*ids * hidden;
+            const float *position_row = bert->positions + (size_t)position * hidden;
+            for (int i = 0; i < hidden; i += LANES) store(rows + i, load(word_row + i) + load(position_row + i));
+            layer_norm(&bert->embedding_norm, bert->epsilon, rows, rows, 1, hidden);
         }
 }
 
-// The context of all tokens, or of the first token of each text only.
+// context[tokens][hidden], or with `first_only` context[texts][hidden] of the first token of each text.
 static void attend(const struct bert *bert, const int32_t *lengths, int texts, int first_only,
                    const struct activations *a) {
     const int hidden = bert->hidden, head_size = hidden / bert->heads;
@@ -89,34 +91,34 @@ static void attend(const struct bert *bert, const int32_t *lengths, int texts, i
         const int queries = first_only ? 1 : lengths[text];
         for (int column = 0; column < hidden; column += head_size)
             attention(query + column, query + hidden + column, query + 2 * hidden + column, 3 * hidden,
-                      context + column, hidden, lengths[text], queries, head_size, a->attention);
+                      context + column, hidden, lengths[text], queries, head_size, a->attention_scratch);
         query += (size_t)lengths[text] * 3 * hidden;
         context += (size_t)queries * hidden;
     }
 }
 
 // From context to the layer's output, in place of its input: two products with a residual and a norm each.
-static void feed_forward(const struct bert *bert, const struct layer *layer, float *rows, const float *context,
+static void after_attention(const struct bert *bert, const struct layer *layer, float *rows, const float *context,
                          int count, const struct activations *a) {
     const int hidden = bert->hidden;
     const size_t stride = intermediate_stride(bert);
     product(&layer->attention_output, bert->bfloat16, THEN_ADD_RESIDUAL, context, hidden, a->sums, hidden, rows,
             count, a->rounded);
-    normalize(&layer->attention_norm, bert->epsilon, a->sums, rows, count, hidden);
-    product(&layer->intermediate, bert->bfloat16, THEN_GELU, rows, hidden, a->intermediate, stride, rows, count,
+    layer_norm(&layer->attention_norm, bert->epsilon, a->sums, rows, count, hidden);
+    product(&layer->intermediate, bert->bfloat16, THEN_GELU, rows, hidden, a->intermediate, stride, NULL, count,
             a->rounded);
     product(&layer->output, bert->bfloat16, THEN_ADD_RESIDUAL, a->intermediate, stride, a->sums, hidden, rows, count,
             a->rounded);
-    normalize(&layer->output_norm, bert->epsilon, a->sums, rows, count, hidden);
+    layer_norm(&layer->output_norm, bert->epsilon, a->sums, rows, count, hidden);
 }
 
 static void run_layer(const struct bert *bert, const struct layer *layer, const int32_t *lengths, int texts,
                       int tokens, int first_only, const struct activations *a) {
     const size_t hidden = bert->hidden;
-    int height = even_height(tokens, CHUNK_ROWS);
+    int height = even_split(tokens, CHUNK_ROWS);
     for (int row = 0; row < tokens; row += height)
         product(&layer->query_key_value, bert->bfloat16, THEN_NOTHING, a->rows + row * hidden, hidden,
-                a->query_key_value + row * 3 * hidden, 3 * hidden, a->rows, smaller(height, tokens - row), a->rounded);
+                a->query_key_value + row * 3 * hidden, 3 * hidden, NULL, min_int(height, tokens - row), a->rounded);
     attend(bert, lengths, texts, first_only, a);
     if (first_only) {
         // Nothing reads the other rows any more.
@@ -124,13 +126,14 @@ static void run_layer(const struct bert *bert, const struct layer *layer, const 
             for (size_t i = 0; i < hidden; i += LANES)
                 store(a->rows + text * hidden + i, load(a->rows + row * hidden + i));
         tokens = texts;
-        height = even_height(tokens, CHUNK_ROWS);
+        height = even_split(tokens, CHUNK_ROWS);
     }
     for (int row = 0; row < tokens; row += height)
-        feed_forward(bert, layer, a->rows + row * hidden, a->context + row * hidden, smaller(height, tokens - row), a);
+        after_attention(bert, layer, a->rows + row * hidden, a->context + row * hidden, min_int(height, tokens - row),
+                        a);
 }
 
-// Rows to vectors.
+// Vectors from rows: of all tokens for the mean, else one for each text, as the last layer left them.
 static void pool(const struct bert *bert, const int32_t *lengths, int texts, const float *rows, float *vectors) {
     const int hidden = bert->hidden;
     for (int text = 0; text < texts; text++, vectors += hidden) {
@@ -148,7 +151,7 @@ void bert_forward(const struct bert *bert, const int32_t *ids, const int32_t *le
                   float *vectors) {
     int tokens = 0;
     for (int text = 0; text < texts; text++) tokens += lengths[text];
-    const struct activations a = divide(bert, scratch, tokens);
+    const struct activations a = divide_scratch(bert, scratch, tokens);
     embed(bert, ids, lengths, texts, a.rows);
     for (int i = 0; i < bert->layers; i++) {
         const int first_only = i == bert->layers - 1 && !bert->mean_pooling;

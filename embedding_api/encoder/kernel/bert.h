@@ -6,13 +6,13 @@
 
 #include "product.h"
 
-struct norm {
-    const float *weight, *bias;
+struct layer_norm {
+    const float *weight, *bias;  // [hidden]
 };
 
 struct layer {
     struct linear query_key_value, attention_output, intermediate, output;
-    struct norm attention_norm, output_norm;
+    struct layer_norm attention_norm, output_norm;
 };
 
 struct bert {
@@ -22,8 +22,8 @@ struct bert {
     float epsilon;        // of the norms
     const float *words;      // [vocabulary][hidden]
     const float *positions;  // [positions][hidden], with the embedding of the only token type added
-    struct norm embedding_norm;
-    const struct layer *layer;
+    struct layer_norm embedding_norm;
+    const struct layer *layer;  // [layers]
 };
 
 // Columns of a panel, in which the caller lays out the weights.
@@ -32,7 +32,8 @@ int32_t bert_panel(void);
 // Floats of scratch memory for a forward pass of so many tokens, of which the longest text has `longest`.
 size_t bert_scratch(const struct bert *bert, int32_t tokens, int32_t longest);
 
-// vectors[texts][hidden], not normalised, of texts whose token ids stand one after the other. A vector does not depend on
-// the other texts, in no bit. It may be called by several threads at once, each with scratch memory of its own.
+// vectors[texts][hidden], not normalized, of texts whose token ids stand one after the other. A vector is the same, bit
+// for bit, whatever other texts are in the call. Several threads may call it at once, each with scratch memory of its
+// own.
 void bert_forward(const struct bert *bert, const int32_t *ids, const int32_t *lengths, int32_t texts, float *scratch,
                   float *vectors);

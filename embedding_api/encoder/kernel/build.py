@@ -4,17 +4,21 @@ The compiler is the Clang in the package `ziglang`. This file needs no other pac
 runs it where only what pyproject.toml names under build-system is installed.
 """
 
+import hashlib
 import importlib.util
+import json
 import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 FOLDER = Path(__file__).resolve().parent
 ERROR_FILE = "build-error.txt"
+MANIFEST = "manifest.json"
 
 
 class InstructionSet(NamedTuple):
@@ -75,26 +79,41 @@ def build(folder=FOLDER, machine=None):
     gets none.
 
     Returns:
-        None, or a sentence that says why the build failed. `build-error.txt` in the folder has it then as well, and
-        there are no objects: earlier ones would be of another source.
+        None, or a sentence that says why the build failed. `build-error.txt` in the folder has it then as well, if that
+        can be written, and there are no objects: earlier ones would be of another source.
     """
     folder = Path(folder).resolve()
     machine = machine or platform.machine()
-    instruction_sets = INSTRUCTION_SETS.get(machine, {})
-    error_file = folder / ERROR_FILE
+    instruction_sets = INSTRUCTION_SETS.get(machine)
+    if instruction_sets is None:
+        return None
     try:
         with TemporaryDirectory(dir=folder, prefix=".build-") as temporary:
-            for name in instruction_sets:
-                compile_object(machine, name, sorted(FOLDER.glob("*.c")), Path(temporary, f"{name}.so"))
-            for name in instruction_sets:
-                os.replace(Path(temporary, f"{name}.so"), folder / f"{name}.so")
-    except BuildError as error:
-        for name in instruction_sets:
-            (folder / f"{name}.so").unlink(missing_ok=True)
+            objects = [Path(temporary, f"{name}.so") for name in instruction_sets]
+            for name, path in zip(instruction_sets, objects, strict=True):
+                compile_object(machine, name, sorted(FOLDER.glob("*.c")), path)
+            manifest = {path.name: sha256(path) for path in objects} | {"sources": sha256(*sources())}
+            for path in objects:
+                os.replace(path, folder / path.name)
+        (folder / MANIFEST).write_text(f"{json.dumps(manifest, indent=4)}\n")
+        (folder / ERROR_FILE).unlink(missing_ok=True)
+    except (BuildError, OSError) as error:
         sentence = f"The kernel could not be built: {error}."
-        error_file.write_text(f"{sentence}\n")
+        with suppress(OSError):
+            for name in (*(f"{name}.so" for name in instruction_sets), MANIFEST):
+                (folder / name).unlink(missing_ok=True)
+            (folder / ERROR_FILE).write_text(f"{sentence}\n")
         return sentence
-    error_file.unlink(missing_ok=True)
+
+
+def sources():
+    """The files that the objects are built from."""
+    return sorted(FOLDER.glob("*.[ch]"))
+
+
+def sha256(*paths):
+    """The SHA-256 of files, one after the other, in hexadecimal digits."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
 def compile_object(machine, instruction_set, sources, output):

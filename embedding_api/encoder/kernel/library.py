@@ -4,12 +4,13 @@
 """
 
 import ctypes
+import json
 import platform
 import re
 from ctypes import POINTER, Structure, c_float, c_int32, c_size_t, c_void_p
 from pathlib import Path
 
-from embedding_api.encoder.kernel.build import ERROR_FILE, FOLDER, INSTRUCTION_SETS
+from embedding_api.encoder.kernel.build import ERROR_FILE, FOLDER, INSTRUCTION_SETS, MANIFEST, sha256, sources
 
 
 class KernelUnavailable(Exception):
@@ -62,19 +63,34 @@ def load_library(instruction_set=None):
     Its functions let other Python threads run meanwhile. Its attribute `instruction_set` is the name.
 
     Raises:
-        KernelUnavailable: the CPU has no such instruction set, or the shared object is missing or damaged.
+        KernelUnavailable: the CPU has no such instruction set, or the shared object is missing, damaged or of other
+            sources.
     """
     if instruction_set is None:
         usable = usable_instruction_sets()
         if not usable:
             raise KernelUnavailable("this CPU has none of AVX2, AVX-512 and NEON, for which the kernel is written")
         instruction_set = usable[0]
-    path = FOLDER / f"{instruction_set}.so"
     try:
-        library = ctypes.CDLL(str(path))
-    except OSError as error:
-        reason = why_missing() if not path.exists() else str(error)
-        raise KernelUnavailable(f"the kernel for {instruction_set} cannot be loaded ({reason})") from error
+        return _load(instruction_set)
+    except (OSError, ValueError) as error:
+        raise KernelUnavailable(
+            f"the kernel for {instruction_set} cannot be loaded ({error}): 'make kernel' builds it, and so does"
+            " 'pip install .' where there is no Makefile"
+        ) from error
+
+
+def _load(instruction_set):
+    path = FOLDER / f"{instruction_set}.so"
+    if not path.exists():
+        raise FileNotFoundError(why_missing())
+    # One that is cut off, or has other structures than these, would end the process.
+    manifest = json.loads((FOLDER / MANIFEST).read_text())
+    if manifest["sources"] != sha256(*sources()):
+        raise ValueError("it was built from other sources than these")
+    if manifest[path.name] != sha256(path):
+        raise ValueError("it is damaged")
+    library = ctypes.CDLL(str(path))
     for name, (result, *arguments) in _FUNCTIONS.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
@@ -88,4 +104,4 @@ def why_missing():
         sentence = (FOLDER / ERROR_FILE).read_text().strip()
     except FileNotFoundError:
         return "it has not been built"
-    return sentence[0].lower() + sentence[1:].removesuffix(".")
+    return sentence[:1].lower() + sentence[1:].removesuffix(".")

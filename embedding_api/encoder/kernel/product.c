@@ -16,7 +16,7 @@ static void finish(const float *sums, const float *bias, enum then then, const f
 
 void product(const struct linear *linear, int bfloat16, enum then then, const float *input, size_t input_stride,
              float *output, size_t output_stride, const float *residual, int rows, uint16_t *rounded) {
-    const int height = even_height(rows, TILE_ROWS);
+    const int height = even_split(rows, TILE_ROWS);
     const size_t panel_bytes = (size_t)linear->in * PANEL * (bfloat16 ? 2 : 4);
     const bfloat16_operand *operand = (const void *)input;
     size_t operand_stride = input_stride;
@@ -35,14 +35,16 @@ void product(const struct linear *linear, int bfloat16, enum then then, const fl
     for (int column = 0; column < linear->out; column += PANEL, panel += panel_bytes)
         for (int row = 0; row < rows; row += height) {
             const int tile_rows = rows - row < height ? rows - row : height;
+            // With one tile each panel is used once. With several the first one fetches the next panel for all.
             const enum fetch fetch = height == rows ? FETCH_STREAM : row == 0 ? FETCH_NEXT_PANEL : FETCH_NOTHING;
             if (bfloat16)
                 multiply_bfloat16(sums, PANEL, operand + row * operand_stride, operand_stride, (const void *)panel,
                                   tile_rows, linear->in, fetch);
             else
-                multiply(sums, PANEL, input + row * input_stride, input_stride, (const void *)panel, PANEL, tile_rows,
+                multiply(sums, PANEL, input + row * input_stride, input_stride, (const void *)panel, tile_rows,
                          linear->in, fetch);
             const size_t offset = row * output_stride + column;
-            finish(sums, linear->bias + column, then, residual + offset, output + offset, output_stride, tile_rows);
+            finish(sums, linear->bias + column, then, residual ? residual + offset : NULL, output + offset,
+                   output_stride, tile_rows);
         }
 }

@@ -16,7 +16,7 @@ struct linear {
 enum then { THEN_NOTHING, THEN_GELU, THEN_ADD_RESIDUAL };
 
 // output[rows][out] = then(input[rows][in] x weights + bias). Strides are in floats; the output's is at least `out`
-// rounded up to whole panels, and the residual's too, which may be the output itself. `rounded` is scratch memory for
-// rows x in values, needed with weights in bfloat16.
+// rounded up to whole panels. `residual` has the output's stride and may be the output; it is read by THEN_ADD_RESIDUAL
+// only. `rounded` is scratch memory for rows x in values, used where the CPU multiplies in bfloat16 only.
 void product(const struct linear *linear, int bfloat16, enum then then, const float *input, size_t input_stride,
              float *output, size_t output_stride, const float *residual, int rows, uint16_t *rounded);

@@ -7,9 +7,9 @@
 // Bytes. Of 1, 4, 8, 16 and 32 KB, 16 was the fastest.
 enum { STREAM_AHEAD = 16384 };
 
-// Called for each row of a panel. The third argument of __builtin_prefetch is how near to keep it: 0 is the non-temporal
-// hint, 2 is for the second level of caches.
-INLINE void fetch_behind(const enum fetch fetch, const void *panel_row, size_t panel_bytes) {
+// Called for each row of a panel. The third argument of __builtin_prefetch says how near to keep it: 0 is the
+// non-temporal hint, 2 is for the second level of caches.
+INLINE void prefetch(const enum fetch fetch, const void *panel_row, size_t panel_bytes) {
     const char *from = panel_row;
     for (int line = 0; line < PANEL * 4; line += CACHE_LINE) {
         if (fetch == FETCH_NEXT_PANEL) __builtin_prefetch(from + panel_bytes + line, 0, 2);
@@ -19,7 +19,7 @@ INLINE void fetch_behind(const enum fetch fetch, const void *panel_row, size_t p
 
 typedef vec tile[TILE_ROWS][PANEL_VECTORS];
 
-// The loops over rows and vectors have constant bounds and are unrolled, so that `sums` is registers and no memory.
+// The loops over rows and vectors have constant bounds of at most 12 and are unrolled, so that `sums` is registers.
 #define UNROLL _Pragma("GCC unroll 12")
 
 INLINE void store_tile(float *to, size_t stride, tile sums, const int rows) {
@@ -35,13 +35,13 @@ INLINE void add_products(tile sums, const float *a, size_t a_stride, const vec w
     }
 }
 
-INLINE void multiply_rows(float *to, size_t to_stride, const float *a, size_t a_stride, const float *b,
-                          size_t b_stride, int depth, const int rows, const enum fetch fetch) {
+INLINE void multiply_rows(float *to, size_t to_stride, const float *a, size_t a_stride, const float *b, int depth,
+                          const int rows, const enum fetch fetch) {
     tile sums = {0};
-    for (int k = 0; k < depth; k++, b += b_stride) {
+    for (int k = 0; k < depth; k++, b += PANEL) {
         vec weights[PANEL_VECTORS];
         UNROLL for (int j = 0; j < PANEL_VECTORS; j++) weights[j] = load(b + j * LANES);
-        fetch_behind(fetch, b, (size_t)depth * PANEL * 4);
+        prefetch(fetch, b, (size_t)depth * PANEL * 4);
         add_products(sums, a + k, a_stride, weights, rows);
     }
     store_tile(to, to_stride, sums, rows);
@@ -52,7 +52,7 @@ INLINE void multiply_rows_bfloat16(float *to, size_t to_stride, const bfloat16_o
     tile sums = {0};
 #if defined __AVX512BF16__
     for (int k = 0; k < depth; k += 2, b += PANEL) {
-        fetch_behind(fetch, b, (size_t)depth / 2 * PANEL * 4);
+        prefetch(fetch, b, (size_t)depth / 2 * PANEL * 4);
         __m512bh pairs[PANEL_VECTORS];
         UNROLL for (int j = 0; j < PANEL_VECTORS; j++) pairs[j] = (__m512bh)load_words(b + j * LANES);
         UNROLL for (int i = 0; i < rows; i++) {
@@ -63,8 +63,9 @@ INLINE void multiply_rows_bfloat16(float *to, size_t to_stride, const bfloat16_o
     }
 #else
     for (int k = 0; k < depth; k++) {
+        // The first of two weights is the lower half of the word and goes up; the second is in its place already.
         const int is_second = k & 1, shift = is_second ? 0 : 16;
-        if (!is_second) fetch_behind(fetch, b, (size_t)depth / 2 * PANEL * 4);
+        if (!is_second) prefetch(fetch, b, (size_t)depth / 2 * PANEL * 4);
         vec weights[PANEL_VECTORS];
         UNROLL for (int j = 0; j < PANEL_VECTORS; j++)
             weights[j] = (vec)(load_words(b + j * LANES) << shift & ~0xffff);
@@ -77,32 +78,46 @@ INLINE void multiply_rows_bfloat16(float *to, size_t to_stride, const bfloat16_o
 
 // A micro-kernel for each number of rows: each case is the function above, inlined with constants.
 #if defined __AVX512F__
-#define FURTHER_CASES(call) case 7: call(7); break; case 8: call(8); break; case 9: call(9); break; \
-    case 10: call(10); break; case 11: call(11); break; case 12: call(12); break;
+#define CASES_7_TO_12(call)   \
+    case 7: call(7); break;   \
+    case 8: call(8); break;   \
+    case 9: call(9); break;   \
+    case 10: call(10); break; \
+    case 11: call(11); break; \
+    case 12: call(12); break;
 #else
-#define FURTHER_CASES(call)
+#define CASES_7_TO_12(call)
 #endif
-#define FOR_ROWS(rows, call) switch (rows) { case 1: call(1); break; case 2: call(2); break; case 3: call(3); break; \
-    case 4: call(4); break; case 5: call(5); break; case 6: call(6); break; FURTHER_CASES(call) }
+#define DISPATCH_ROWS(rows, call)   \
+    switch (rows) {                 \
+        case 1: call(1); break;     \
+        case 2: call(2); break;     \
+        case 3: call(3); break;     \
+        case 4: call(4); break;     \
+        case 5: call(5); break;     \
+        case 6: call(6); break;     \
+        CASES_7_TO_12(call)         \
+    }
 
-void multiply(float *sums, size_t sums_stride, const float *a, size_t a_stride, const float *b, size_t b_stride,
-              int rows, int depth, enum fetch fetch) {
-#define MULTIPLY(rows, fetch) multiply_rows(sums, sums_stride, a, a_stride, b, b_stride, depth, rows, fetch)
+void multiply(float *sums, size_t sums_stride, const float *a, size_t a_stride, const float *b, int rows, int depth,
+              enum fetch fetch) {
+#define MULTIPLY(rows, fetch) multiply_rows(sums, sums_stride, a, a_stride, b, depth, rows, fetch)
 #define WITHOUT_FETCH(rows) MULTIPLY(rows, FETCH_NOTHING)
 #define WITH_NEXT_PANEL(rows) MULTIPLY(rows, FETCH_NEXT_PANEL)
 #define WITH_STREAM(rows) MULTIPLY(rows, FETCH_STREAM)
-    if (fetch == FETCH_NOTHING) FOR_ROWS(rows, WITHOUT_FETCH)
-    else if (fetch == FETCH_NEXT_PANEL) FOR_ROWS(rows, WITH_NEXT_PANEL)
-    else FOR_ROWS(rows, WITH_STREAM)
+    if (fetch == FETCH_NOTHING) DISPATCH_ROWS(rows, WITHOUT_FETCH)
+    else if (fetch == FETCH_NEXT_PANEL) DISPATCH_ROWS(rows, WITH_NEXT_PANEL)
+    else DISPATCH_ROWS(rows, WITH_STREAM)
 }
 
+// WITHOUT_FETCH and the others now call this MULTIPLY.
 #undef MULTIPLY
 void multiply_bfloat16(float *sums, size_t sums_stride, const bfloat16_operand *a, size_t a_stride, const int32_t *b,
                        int rows, int depth, enum fetch fetch) {
 #define MULTIPLY(rows, fetch) multiply_rows_bfloat16(sums, sums_stride, a, a_stride, b, depth, rows, fetch)
-    if (fetch == FETCH_NOTHING) FOR_ROWS(rows, WITHOUT_FETCH)
-    else if (fetch == FETCH_NEXT_PANEL) FOR_ROWS(rows, WITH_NEXT_PANEL)
-    else FOR_ROWS(rows, WITH_STREAM)
+    if (fetch == FETCH_NOTHING) DISPATCH_ROWS(rows, WITHOUT_FETCH)
+    else if (fetch == FETCH_NEXT_PANEL) DISPATCH_ROWS(rows, WITH_NEXT_PANEL)
+    else DISPATCH_ROWS(rows, WITH_STREAM)
 }
 
 #if defined __AVX512BF16__

@@ -1,6 +1,7 @@
 // The micro-kernels: a tile of at most TILE_ROWS rows and one panel of columns, with all its sums in registers.
 //
-// Each sum is over the depth in order, whatever the number of rows, and so are its bits.
+// Each sum is over the depth in order, whatever the number of rows. So a row's sums are the same, bit for bit, whatever
+// other rows are multiplied with it.
 #pragma once
 
 #include "vector.h"
@@ -8,13 +9,13 @@
 // What has to come from memory while a tile is computed.
 enum fetch {
     FETCH_NOTHING,
-    FETCH_NEXT_PANEL,  // the panel behind this one, which other tiles wait for: into the caches
+    FETCH_NEXT_PANEL,  // the panel after this one, which other tiles wait for: into the caches
     FETCH_STREAM,      // what comes next of panels that are used once: past the caches that hold other data
 };
 
-// sums[rows][PANEL] = a[rows][depth] x b[depth][PANEL]; strides are in elements.
-void multiply(float *sums, size_t sums_stride, const float *a, size_t a_stride, const float *b, size_t b_stride,
-              int rows, int depth, enum fetch fetch);
+// sums[rows][PANEL] = a[rows][depth] x b[depth][PANEL]; strides are in elements, and b's is PANEL.
+void multiply(float *sums, size_t sums_stride, const float *a, size_t a_stride, const float *b, int rows, int depth,
+              enum fetch fetch);
 
 // The same with weights in bfloat16, the upper half of a float32: a word of b[depth / 2][PANEL] has a column's weights
 // for two steps of the depth, the first of them in its lower half. Where the CPU multiplies such pairs, `a` is bfloat16
@@ -31,12 +32,13 @@ void multiply_bfloat16(float *sums, size_t sums_stride, const bfloat16_operand *
                        int rows, int depth, enum fetch fetch);
 
 #if defined __AVX512BF16__
-// Rounds `count` values, which is a multiple of LANES.
+// Rounds `count` values, and those behind them until they are a multiple of LANES.
 void to_bfloat16(uint16_t *to, const float *from, size_t count);
 #endif
 
-// The height of tiles that so many rows are cut into: as even as can be, and at most `most`.
-INLINE int even_height(int rows, int most) {
-    int tiles = (rows + most - 1) / most;
-    return (rows + tiles - 1) / tiles;
+// How many rows each part has, if rows are cut into as few parts of at most `most` as can be, and these are as even as
+// can be. The last part may have fewer.
+INLINE int even_split(int rows, int most) {
+    int parts = (rows + most - 1) / most;
+    return (rows + parts - 1) / parts;
 }

@@ -1,12 +1,22 @@
 // Vectors of float32 as wide as the instruction set's registers, in the vector extensions of Clang and GCC.
+//
+// The words of these files: a lane is one number of a vector. A row is the activations of a token. A product multiplies
+// rows with weights; its depth is the number of terms in each sum. A panel is PANEL columns of weights, a tile the sums
+// of some rows and one panel. A stride is how many elements the next row begins behind this one.
+//
+//              panel  panel  panel
+//      depth | weights              weights[depth][columns]
+//            +------+------+------
+//      rows  | tile | tile | tile   sums[rows][columns] = rows[rows][depth] x weights
+//      rows  | tile | tile | tile
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
-// What one micro-kernel computes at once is a tile of TILE_ROWS x PANEL sums, all of them in registers. Beside the sums
-// there must be room for a row of weights and one activation: 12 x 2 + 2 + 1 of AVX-512's 32 registers, 6 x 2 + 2 + 1 of
-// AVX2's 16, 6 x 4 + 4 + 1 of NEON's 32.
+// A micro-kernel computes a tile of TILE_ROWS x PANEL sums, all of them in registers. Beside them there must be room
+// for a row of weights and one activation: 12 x 2 + 2 + 1 of AVX-512's 32 registers, 6 x 2 + 2 + 1 of AVX2's 16,
+// 6 x 4 + 4 + 1 of NEON's 32.
 #if defined __AVX512F__
 enum { LANES = 16, TILE_ROWS = 12, PANEL_VECTORS = 2 };
 #elif defined __AVX2__ && defined __FMA__
@@ -28,6 +38,7 @@ enum { CACHE_LINE = 64 };
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 typedef float vec_in_memory __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+// Two values in bfloat16.
 typedef int32_t word_in_memory __attribute__((aligned(2), may_alias));
 typedef int32_t ivec_in_memory __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
@@ -37,11 +48,11 @@ INLINE ivec load_words(const int32_t *from) { return *(const ivec_in_memory *)fr
 
 INLINE void store(float *to, vec values) { *(vec_in_memory *)to = values; }
 
-// Compilers drop the subtraction, as x - 0 is x for every x; x + 0 is not, for -0.
+// All lanes alike. x - 0 is x for every x, so compilers drop the subtraction; x + 0 is not, for -0.
 INLINE vec splat(float value) { return value - (vec){0}; }
 
 // The sum of all lanes, by halves.
-INLINE float sum(vec values) {
+INLINE float sum_of_lanes(vec values) {
     float lanes[LANES];
     store(lanes, values);
     for (int half = LANES / 2; half > 0; half /= 2)
@@ -49,13 +60,14 @@ INLINE float sum(vec values) {
     return lanes[0];
 }
 
-INLINE vec larger(vec a, vec b) {
+// Where one of them is NaN: b.
+INLINE vec max_lanes(vec a, vec b) {
     ivec is_larger = a > b;
     return (vec)((is_larger & (ivec)a) | (~is_larger & (ivec)b));
 }
 
 // The largest of all lanes.
-INLINE float largest(vec values) {
+INLINE float max_of_lanes(vec values) {
     float lanes[LANES];
     store(lanes, values);
     for (int half = LANES / 2; half > 0; half /= 2)
@@ -63,11 +75,11 @@ INLINE float largest(vec values) {
     return lanes[0];
 }
 
-// e^x for x <= 0, with a relative error of 1e-7; below -87 it stays at e^-87, some 1e-38.
+// e^x for x <= 0, with a relative error of 1e-7; below -87 it stays at e^-87, some 1e-38. Of NaN it is NaN.
 // x = n ln 2 + r, so e^x = 2^n e^r. The split of ln 2 and the polynomial are those of expf in Cephes
 // (https://www.netlib.org/cephes).
 INLINE vec exp_of_negative(vec x) {
-    x = larger(x, splat(-87.0f));
+    x = max_lanes(splat(-87.0f), x);
     // 1.5 * 2^23 + n has no bits for a fraction: the addition rounds, and n stands in the lowest bits.
     vec shifted = x * 1.44269504088896341f + 0x1.8p23f;
     vec n = shifted - 0x1.8p23f;

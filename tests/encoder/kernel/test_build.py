@@ -54,7 +54,7 @@ def test_it_builds_for_any_machine_and_leaves_nothing_else(sources, machine):
     before = set(sources.iterdir())
     assert build(sources, machine) is None
     built = {sources / f"{name}.so" for name in INSTRUCTION_SETS[machine]}
-    assert set(sources.iterdir()) - before == built
+    assert set(sources.iterdir()) - before == {*built, sources / "manifest.json"}
     for path in built:
         content = path.read_bytes()
         assert struct.unpack_from("<H", content, 18) == (ELF_MACHINES[machine],)
@@ -96,6 +96,11 @@ def test_without_the_compiler_it_says_so(sources):
     assert result.returncode == 1
     assert result.stderr == (sources / "build-error.txt").read_text()
     assert "ziglang, is not installed" in result.stderr
+
+
+def test_a_folder_that_cannot_be_written_to_is_told(sources):
+    sentence = runpy.run_path(str(sources / "build.py"))["build"](sources / "absent", "aarch64")
+    assert sentence.startswith("The kernel could not be built: [Errno 2]")
 
 
 def test_the_library_says_why_its_objects_are_missing(monkeypatch, tmp_path):

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from embedding_api.encoder.kernel import library
@@ -35,8 +37,30 @@ def test_a_cpu_without_any_is_told(monkeypatch):
         load_library()
 
 
-def test_a_shared_object_that_is_damaged_is_told(monkeypatch, tmp_path):
+@pytest.fixture
+def copied(monkeypatch, tmp_path):
+    """A copy of the folder of shared objects, from which the library loads."""
+    for path in (*library.FOLDER.glob("*.so"), library.FOLDER / "manifest.json"):
+        shutil.copy(path, tmp_path)
     monkeypatch.setattr(library, "FOLDER", tmp_path)
-    (tmp_path / "avx2.so").write_bytes(b"no ELF file")
-    with pytest.raises(KernelUnavailable, match="the kernel for avx2 cannot be loaded"):
-        load_library("avx2")
+    return tmp_path
+
+
+def test_a_shared_object_that_is_cut_off_is_told(copied):
+    """Not loaded: reading it would end the process."""
+    path = copied / f"{load_library().instruction_set}.so"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(KernelUnavailable, match=r"cannot be loaded \(it is damaged\): 'make kernel' builds it"):
+        load_library()
+
+
+def test_a_manifest_that_is_damaged_is_told(copied):
+    (copied / "manifest.json").write_text("{")
+    with pytest.raises(KernelUnavailable, match="cannot be loaded"):
+        load_library()
+
+
+def test_a_shared_object_of_other_sources_is_told(copied, monkeypatch):
+    monkeypatch.setattr(library, "sources", lambda: [copied / "manifest.json"])
+    with pytest.raises(KernelUnavailable, match="it was built from other sources than these"):
+        load_library()
