@@ -49,8 +49,8 @@ static struct linear read_linear(int32_t in, int32_t out) {
     return linear;
 }
 
-static struct norm read_norm(void) {
-    struct norm norm;
+static struct layer_norm read_norm(void) {
+    struct layer_norm norm;
     norm.weight = read_array();
     norm.bias = read_array();
     return norm;
