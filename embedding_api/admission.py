@@ -13,7 +13,7 @@ LARGE_TOKENS = 4096
 class Admission:
     """Admits so many processes at a time to requests larger than a threshold. Smaller ones are always admitted.
 
-    A process has one request at a time. What it holds is a lock in the kernel, which ends with the process.
+    A process has one request at a time. What it holds is a lock of the operating system, which ends with the process.
 
     Args:
         threshold: the size up to which a request is not large.

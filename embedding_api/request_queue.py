@@ -1,4 +1,4 @@
-"""The queue of requests that wait for a worker: in the kernel, where it outlives any worker.
+"""The queue of requests that wait for a worker: in the operating system, where it outlives any worker.
 
 A request is its client's socket and a memory file that holds what the client sent. Both go as file descriptors through
 one socket pair that the master makes before the fork; the worker that takes the message owns them.

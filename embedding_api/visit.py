@@ -175,7 +175,7 @@ class Visit:
             try:
                 QUEUE.put(self.client, body.fileno(), len(head), length)
             except OSError as error:
-                # The kernel's own limits: its buffer, or the descriptors under way.
+                # The operating system's own limits: its buffer, or the descriptors under way.
                 self._door.log.warning("A request cannot be queued: %s", error.strerror)
             else:
                 return None

@@ -71,7 +71,7 @@ def test_all_places_that_a_setting_may_allow_are_there(queue, put):
     for _ in range(MOST_PLACES):
         put()
     assert queue.places == MOST_PLACES
-    # What is beyond, the kernel refuses at some point.
+    # What is beyond, the operating system refuses at some point.
     with pytest.raises(BlockingIOError):
         [put() for _ in range(MOST_PLACES)]
     while queue.places:

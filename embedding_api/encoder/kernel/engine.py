@@ -140,7 +140,7 @@ def _block(arrays):
     """
     offsets = np.cumsum([0] + [array.nbytes + -array.nbytes % _ALIGNMENT for array in arrays])
     block = mmap.mmap(-1, int(offsets[-1]) + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    # Some kernels are built without huge pages.
+    # Some builds of Linux have no huge pages.
     with contextlib.suppress(OSError):
         block.madvise(mmap.MADV_HUGEPAGE)
     memory = np.frombuffer(block, np.uint8)
