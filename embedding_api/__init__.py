@@ -1,5 +1,7 @@
 """Turn texts into embedding vectors over HTTP."""
 
+from types import SimpleNamespace
+
 from flask import Flask
 
 from embedding_api import (
@@ -44,6 +46,8 @@ def create_app(settings=None, encoder=None):
     app.json = OrjsonProvider(app)
     app.extensions["settings"] = settings
     app.extensions["encoder"] = encoder
+    # A worker of our own puts itself here.
+    app.extensions["server"] = SimpleNamespace(stopping=False, waiting=0)
     request_id.init_app(app)
     logs.init_app(app)
     metrics.init_app(app)

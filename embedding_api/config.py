@@ -9,7 +9,7 @@ from pathlib import Path
 import joblib
 from environs import Env, EnvError, validate
 
-from embedding_api.request_queue import MOST_PLACES
+MOST_PLACES = 1024
 
 DEFAULT_MODEL = "BAAI/bge-small-en-v1.5"
 DEFAULT_REVISION = "5c38ec7c405ec4b44b94cc5a9bb96e735b38267a"
@@ -96,7 +96,7 @@ def usable_cores():
 def _default_workers(engine):
     """Several workers for each core; one for each with sentence-transformers, of which every worker keeps a part."""
     cores = usable_cores()
-    return max(cores, min(WORKERS_PER_CORE * cores, MOST_WORKERS)) if engine == "auto" else cores
+    return cores
 
 
 def _whole_number(env, name, default, maximum=None):

@@ -64,24 +64,23 @@ class ClientGone(Exception):
     """The client has closed its connection, and nobody waits for the answer."""
 
 
-def overloaded():
-    """The error for a request that there is no room for."""
-    message = "More requests wait than the service can take up. Send the request again in a second or later."
-    return ApiError("overloaded", message, headers=[("Retry-After", "1")])
-
-
-def occupied():
-    """The error for a large request beside others."""
-    message = (
-        "As many large requests are being computed as the service takes up at a time. Send it again in a second or"
-    )
-    return ApiError("overloaded", f"{message} later, or in smaller parts.", headers=[("Retry-After", "1")])
+def overloaded(seconds=1):
+    """The error for a request that there is no room for, and when to send it again."""
+    again = "in a second" if seconds <= 1 else f"in {seconds} seconds"
+    message = f"More requests wait than the service takes up. Send the request again {again}."
+    return ApiError("overloaded", message, headers=[("Retry-After", str(max(seconds, 1)))])
 
 
 def stopping():
     """The error for a request that comes too late."""
     message = "The service is about to stop. Send the request again in some seconds."
     return ApiError("stopping", message, headers=[("Retry-After", "5")])
+
+
+def internal_error(name):
+    """The error for what is our own fault, by the request's id."""
+    message = f"The service failed on this request. The log has the reason, under request id {name}."
+    return ApiError("internal_error", message, details={"request_id": name})
 
 
 def error_body(status, code, message, param=None, details=None):
@@ -104,8 +103,7 @@ def init_app(app):
 
 def raise_refusal():
     # The server has found a reason to refuse the request before the application saw it.
-    refusal = getattr(request.environ.get("gunicorn.socket"), "refusal", None)
-    if refusal:
+    if refusal := request.environ.get("embedding.refusal"):
         raise refusal
 
 
@@ -141,5 +139,4 @@ def _render_client_gone(error):
 
 def _render_unexpected(error):
     current_app.logger.error("Unexpected error: %s", trace(error), extra={"request_id": g.request_id})
-    message = f"The service failed on this request. The log has the reason, under request id {g.request_id}."
-    return _render(ApiError("internal_error", message, details={"request_id": g.request_id}))
+    return _render(internal_error(g.request_id))

@@ -26,10 +26,8 @@ if "prometheus_client" not in sys.modules:
     atexit.register(remove_metrics, os.environ["PROMETHEUS_MULTIPROC_DIR"], os.getpid())
 
 from embedding_api import logs, memory, metrics
-from embedding_api.admission import LARGE_REQUESTS
 from embedding_api.config import ConfigError, process_settings, usable_cores
-from embedding_api.encoder.compute_threads import ComputeThreads
-from embedding_api.request_queue import QUEUE
+from embedding_api.server.worker import Worker
 
 try:
     settings = process_settings()
@@ -40,13 +38,13 @@ bind = settings.bind
 
 # One form for all lines, to standard error: Gunicorn's --error-logfile and --log-config have no effect. The application
 # writes a line for each request, so Gunicorn's own access log stays off.
-logger_class = "embedding_api.worker.Log"
+logger_class = "embedding_api.server.worker.Log"
 logconfig_dict = logs.config(settings)
 loglevel = settings.log_level
 
 # Each has one request at a time.
 workers = settings.workers
-worker_class = "embedding_api.worker.Worker"
+worker_class = "embedding_api.server.worker.Worker"
 
 # The model is loaded once, before the fork, and its pages stay shared between all workers.
 preload_app = True
@@ -59,6 +57,8 @@ graceful_timeout = 120
 
 # Workers report through a file.
 worker_tmp_dir = directory
+
+keepalive = 75
 
 # Answers go by way of the door's thread, which has them in memory.
 sendfile = False
@@ -111,10 +111,10 @@ def stop(server, sig, frame):
     if os.getpid() != server.pid:
         # A worker that was forked a moment ago, and has not set its own handlers yet.
         os._exit(0)
-    if sig == signal.SIGTERM:
-        # The workers must know why they are told to stop: at a reload others take over, and at the end nobody does,
-        # unless there is another master, which this one has started or was started by.
-        QUEUE.close(refuse=not (server.reexec_pid or server.master_pid))
+    # The workers must know why they are told to stop: at a reload others take over, and at the end nobody does,
+    # unless there is another master, which this one has started or was started by.
+    if sig == signal.SIGTERM and not (server.reexec_pid or server.master_pid):
+        Worker.shared.stop()
     # Gunicorn itself would not tell them before a reload under way is over.
     for pid in list(server.WORKERS):
         with contextlib.suppress(ProcessLookupError):
@@ -129,11 +129,6 @@ def pre_fork(server, worker):
 
 def post_worker_init(worker):
     metrics.run_in_worker(worker.place)
-    # One worker remains for short requests.
-    LARGE_REQUESTS.limit = max(1, worker.cfg.workers - 1)
-    encoder = worker.wsgi.extensions["encoder"]
-    # The passes of large requests give way to those of short ones.
-    encoder.run_in_worker(worker.notify, background=ComputeThreads(nice=10), record=metrics.record_forward_pass)
 
 
 def worker_exit(server, worker):
@@ -144,6 +139,6 @@ def worker_exit(server, worker):
 
 
 def child_exit(server, worker):
-    # One that was killed could not say that it no longer waits.
-    QUEUE.set_free(worker.place, False)
+    # One that was killed could not say that it is no longer idle.
+    worker.shared.set_idle(worker.place, False)
     metrics.forget(worker.place)

@@ -5,7 +5,6 @@ from flask import Blueprint, current_app
 import embedding_api
 from embedding_api.errors import ApiError, stopping
 from embedding_api.operation import operation
-from embedding_api.request_queue import QUEUE
 
 blueprint = Blueprint("health", __name__)
 
@@ -19,7 +18,7 @@ def health():
 @blueprint.get("/ready")
 @operation("Whether it computes right vectors", errors=(503,))
 def ready():
-    if QUEUE.closes:
+    if current_app.extensions["server"].stopping:
         raise stopping()
     if not current_app.extensions["encoder"].is_sane():
         message = "The model no longer gives the vectors it gave at the start. Restart the service."

@@ -69,8 +69,7 @@ def log_unreadable(name, status, error):
 
 def _start():
     g.started = perf_counter()
-    waited = getattr(request.environ.get("gunicorn.socket"), "waited", None)
-    g.figures = {} if waited is None else {"queue_ms": round(1000 * waited, 2)}
+    g.figures = {}
 
 
 def _log_request(response):

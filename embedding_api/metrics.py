@@ -16,7 +16,6 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 import embedding_api
 from embedding_api.operation import operation
-from embedding_api.request_queue import QUEUE
 
 blueprint = Blueprint("metrics", __name__)
 
@@ -87,7 +86,7 @@ def init_app(app):
 def metrics():
     registry = CollectorRegistry()
     MultiProcessCollector(registry, _DIRECTORY) if _DIRECTORY else registry.register(_process)
-    registry.register(_Service(current_app.extensions["encoder"]))
+    registry.register(_Service(current_app.extensions["encoder"], current_app.extensions["server"]))
     return Response(_text(registry), content_type=CONTENT_TYPE_LATEST)
 
 
@@ -104,12 +103,12 @@ def _text(registry):
 class _Service:
     """What is known at any time and need not be counted."""
 
-    def __init__(self, encoder):
-        self._encoder = encoder
+    def __init__(self, encoder, server):
+        self._encoder, self._server = encoder, server
 
     def collect(self):
-        waiting = "Requests that wait for a worker; one with a large body counts once for each 64 KB."
-        yield GaugeMetricFamily("embedding_requests_waiting", waiting, QUEUE.places)
+        waiting = "Requests that wait for any worker, and large ones in the worker that is asked."
+        yield GaugeMetricFamily("embedding_requests_waiting", waiting, self._server.waiting)
         about = {"version": embedding_api.__version__, "revision": self._encoder.revision or ""}
         about |= self._encoder.description
         info = GaugeMetricFamily("embedding_model_info", "The model that is served, always 1.", labels=list(about))

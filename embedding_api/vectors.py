@@ -2,12 +2,11 @@
 
 from time import perf_counter
 
-from flask import current_app, g
+from flask import current_app, g, request
 
 from embedding_api import logs
-from embedding_api.admission import LARGE_REQUESTS
 from embedding_api.encoder import TooManyTokens
-from embedding_api.errors import ApiError, occupied
+from embedding_api.errors import ApiError
 from embedding_api.fields import MAX_NAMED
 from embedding_api.payload import invalid_fields
 
@@ -41,19 +40,12 @@ def tokenize(texts, *, name="texts[{}]", is_query=False, truncate=True, whole=Fa
 
 
 def encode(tokens, *, normalize=True):
-    """The vectors of `TokenizedTexts`, as a float32 array of shape (texts, dimension).
-
-    Raises:
-        ApiError: 503 for a large request while all workers but one are busy with such.
-    """
+    """The vectors of `TokenizedTexts`, as a float32 array of shape (texts, dimension)."""
     started = perf_counter()
-    if not LARGE_REQUESTS.admit(tokens.count):
-        raise occupied()
-    try:
-        vectors = current_app.extensions["encoder"].encode(tokens.ids, normalize=normalize)
-    finally:
-        LARGE_REQUESTS.release()
+    vectors = current_app.extensions["encoder"].encode(tokens.ids, normalize=normalize)
+    waited = getattr(getattr(request.environ.get("gunicorn.socket"), "task", None), "waited", 0)
     logs.note(
+        queue_ms=round(1000 * waited, 2),
         texts=len(tokens.ids),
         tokens=tokens.count,
         truncated=len(tokens.truncated),

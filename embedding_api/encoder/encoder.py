@@ -23,6 +23,7 @@ class Encoder:
         dimension: the length of a vector.
         engine: the name of what computes the forward pass, "kernel" or "reference".
         instruction_set: what the kernel is compiled for, or None.
+        micro_batch_tokens: the tokens that one forward pass has at most, unless one text has more.
         dtype: what it computes in, "float32" or "bfloat16".
         max_length: the most tokens a text keeps, special tokens and query prompt included.
         query_prompt: what is put before a query; may be empty.
@@ -37,14 +38,15 @@ class Encoder:
         self.engine, self.instruction_set = engine.name, engine.instruction_set
         self.dtype = dtype
         self._engine = engine
+        self.micro_batch_tokens = engine.micro_batch_tokens
         self.max_length = tokenizer.max_length
         self._canary = tokenizer([CANARY]).ids
         self._canary_vector = engine.forward(self._canary)
         self._canary_lived = None
         self.dimension = self._canary_vector.shape[1]
         self._heartbeat = _do_nothing
-        self._threads = self._background = ComputeThreads()
-        self._record = _do_nothing
+        self._threads = ComputeThreads()
+        self._compute = self.compute
 
     @property
     def description(self):
@@ -56,20 +58,17 @@ class Encoder:
             "dtype": self.dtype,
         }
 
-    def run_in_worker(self, heartbeat=None, threads=None, background=None, record=None):
+    def run_in_worker(self, threads=None, heartbeat=None, compute=None):
         """Settle in a worker process after the fork.
 
         Args:
-            heartbeat: called at least every second or so while it encodes or tokenizes, so that a long request is not
-                taken for a hang. What it raises ends the work.
             threads: the `ComputeThreads` for what is worth more than one core; by default one for each core.
-            background: those for requests of more tokens than a micro-batch has; by default the same.
-            record: called with the number of requests and of tokens in each forward pass.
+            heartbeat: called at least every 20 ms or so while it encodes or tokenizes. What it raises ends the work.
+            compute: called in place of the method `compute`, to compute for several callers at once.
         """
-        self._heartbeat = heartbeat or self._heartbeat
         self._threads = threads or self._threads
-        self._background = background or self._threads
-        self._record = record or self._record
+        self._heartbeat = heartbeat or self._heartbeat
+        self._compute = compute or self._compute
         # No request shall pay for the first touch of the weights. And PyTorch makes its thread pool anew at its first
         # use after a fork: of two threads that do so at once, one fails.
         self._engine.forward(self._canary)
@@ -104,29 +103,33 @@ class Encoder:
     def encode(self, ids, *, normalize=True):
         """Token ids to a float32 array of shape (len(ids), dimension), in their order; equal texts are computed once.
 
-        What is worth more than one core goes to the compute threads; this thread then waits, and calls the heartbeat.
-        The vectors do not depend on the number of threads.
-
         With `normalize` each vector has L2 norm 1, as sentence-transformers does it (torch's F.normalize).
         """
         places = {}
         rows = [places.setdefault(tuple(text), len(places)) for text in ids]
         texts = list(places)
-        is_short = sum(map(len, texts)) <= self._engine.micro_batch_tokens
-        threads = self._threads if is_short else self._background
-        batches = list(self.micro_batches(texts, threads.count))
-        batched_texts = [[texts[index] for index in batch] for batch in batches]
         self._heartbeat()
-        if len(batches) == 1:
-            results = [self._forward(*batched_texts)]
-        else:
-            results = threads.run(self._forward, batched_texts, self._heartbeat)
-        vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
-        for batch, result in zip(batches, results, strict=True):
-            vectors[batch] = result
+        vectors = self._compute(texts)
         if normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors if len(texts) == len(ids) else vectors[rows]
+
+    def compute(self, ids):
+        """The vectors of token ids before normalisation, as a float32 array of shape (len(ids), dimension).
+
+        What is worth more than one core goes to the compute threads; this thread then waits, and calls the heartbeat.
+        The vectors do not depend on the number of threads.
+        """
+        batches = list(self.micro_batches(ids, self._threads.count))
+        batched_ids = [[ids[index] for index in batch] for batch in batches]
+        if len(batches) == 1:
+            results = [self.forward(*batched_ids)]
+        else:
+            results = self._threads.run(self.forward, batched_ids, self._heartbeat)
+        vectors = np.empty((len(ids), self.dimension), dtype=np.float32)
+        for batch, result in zip(batches, results, strict=True):
+            vectors[batch] = result
+        return vectors
 
     def micro_batches(self, ids, threads=1):
         """The indexes of texts, given as token ids, that are best computed together: longest first, batch by batch.
@@ -141,9 +144,9 @@ class Encoder:
         count = max(min(count, total // LEAST_TOKENS), 1)
         return _micro_batches(lengths, -(-total // count), most, self._engine.pads)
 
-    def _forward(self, texts):
-        self._record(1, sum(map(len, texts)))
-        return self._engine.forward(texts)
+    def forward(self, ids):
+        """One forward pass: the vectors of token ids before normalisation. Any thread may call it at any time."""
+        return self._engine.forward(ids)
 
 
 def _micro_batches(lengths, enough, most, pads):
@@ -167,5 +170,5 @@ def _micro_batches(lengths, enough, most, pads):
         yield batch
 
 
-def _do_nothing(*arguments):
+def _do_nothing():
     pass

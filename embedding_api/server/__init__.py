@@ -1,0 +1,1 @@
+"""Gunicorn's worker as an event loop: connections, requests, batches."""

@@ -1,0 +1,112 @@
+"""Calls the WSGI application for the requests of connections, each in a greenlet of its own."""
+
+from http import HTTPStatus
+
+import orjson
+from greenlet import getcurrent
+from gunicorn.http import wsgi
+
+from embedding_api import logs, metrics, request_id
+from embedding_api.errors import error_body, internal_error, stopping, trace
+from embedding_api.server.batching import RequestTask
+
+# Methods of requests that are answered at any time.
+_ALWAYS_ANSWERED = {"GET", "HEAD", "OPTIONS"}
+
+
+class Application:
+    """The WSGI application, as connections call it.
+
+    Args:
+        worker: the `Worker`: its application, configuration and log.
+        batcher: the `Batcher`, which runs the requests.
+        limits: the `Limits`.
+
+    Attributes:
+        answered: the number of requests that were answered.
+    """
+
+    def __init__(self, worker, batcher, limits):
+        self.answered = 0
+        self._worker, self._batcher, self._limits = worker, batcher, limits
+        self._loop = getcurrent()
+
+    def start(self, connection):
+        """Have the application answer a connection's request, as far as it has arrived."""
+        self._worker.count_request()
+        connection.task = RequestTask(self._answer, connection)
+        self._batcher.run(connection.task, connection)
+
+    def resume(self, connection):
+        """Have it go on with a request whose body it has waited for."""
+        self._batcher.run(connection.task)
+
+    def _answer(self, connection):
+        cfg, request = self._worker.cfg, connection.request
+        request.must_close |= not self._worker.alive or not cfg.keepalive
+        response = None
+        try:
+            cfg.pre_request(self._worker, request)
+            request.body.seek(0)
+            response, environ = wsgi.create(request, connection, connection.address, connection.server_address, cfg)
+            environ["embedding.refusal"] = self._refusal(connection)
+            if not request.complete:
+                environ["wsgi.input"] = _Body(connection, self._loop)
+            parts = self._worker.wsgi(environ, response.start_response)
+            try:
+                for part in parts:
+                    response.write(part)
+                response.close()
+            finally:
+                if hasattr(parts, "close"):
+                    parts.close()
+            cfg.post_request(self._worker, request, environ, response)
+        except Exception as error:
+            if response and response.headers_sent:
+                # Half an answer is worse than none.
+                self._worker.log.error("Unexpected error: %s", trace(error))
+                connection.close()
+            else:
+                self.refuse(connection, error)
+        else:
+            self.answered += 1
+            connection.send_answer(close=response.should_close())
+
+    def _refusal(self, connection):
+        """Why the application shall not take the request, as an `ApiError`, or None."""
+        if connection.request.method in _ALWAYS_ANSWERED:
+            return None
+        if connection.late:
+            return stopping()
+        return self._limits.overloaded() if connection.refuse else None
+
+    def refuse(self, connection, error):
+        """Answer a request that the application cannot be given, or has failed on."""
+        name = request_id.new_id()
+        if hasattr(error, "status"):
+            logs.log_unreadable(name, error.status, error)
+        else:
+            self._worker.log.error("Unexpected error: %s", trace(error), extra={"request_id": name})
+            error = internal_error(name)
+        status = error.status
+        body = orjson.dumps(error_body(status, error.code, str(error), details=error.details))
+        connection.sendall(
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n{request_id.HEADER}: {name}\r\n"
+            f"{''.join(f'{name}: {value}' + chr(13) + chr(10) for name, value in error.headers)}\r\n".encode()
+        )
+        connection.sendall(body)
+        metrics.count(status)
+        metrics.errors.labels(error.code).inc()
+        connection.send_answer(close=True)
+
+
+class _Body:
+    """A body that has not arrived yet. Whoever reads it waits, and the event loop goes on."""
+
+    def __init__(self, connection, loop):
+        self._connection, self._loop = connection, loop
+
+    def read(self, size=-1):
+        self._connection.await_body(self._loop)
+        return self._connection.request.body.read(size)

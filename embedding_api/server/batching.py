@@ -1,0 +1,227 @@
+"""Forward passes for many requests at once: each waits in a greenlet of its own while the event loop goes on."""
+
+import os
+import time
+from collections import deque
+
+import numpy as np
+from greenlet import getcurrent, greenlet
+
+from embedding_api.errors import ClientGone
+
+# Seconds for which a request may hold the event loop without a pause.
+STEP_SECONDS = 0.01
+
+
+class RequestTask(greenlet):
+    """The greenlet of a connection's request; it runs until it waits for vectors or pauses.
+
+    Attributes:
+        waited: the seconds from the moment it asked for vectors until their computation began.
+    """
+
+    def __init__(self, run, connection):
+        super().__init__(run)
+        self.connection = connection
+        self.waited = 0.0
+
+
+class Batcher:
+    """Computes the vectors of all requests of a worker. Belongs to the greenlet that makes it, the event loop.
+
+    Texts of few tokens wait for the next forward pass, which computes those of several requests. More than one pass
+    carries are cut into micro-batches for the compute threads, which take them from all such requests in turn.
+
+    Args:
+        encoder: an `Encoder`.
+        threads: the `ComputeThreads` for large requests.
+        limits: the worker's `Limits`.
+        on_pass: called with the tasks of a pass before they go on.
+        record: called with the number of requests and of tokens of each forward pass.
+
+    Attributes:
+        event: a file descriptor that can be read when compute threads have finished something.
+    """
+
+    def __init__(self, encoder, threads, limits, on_pass, record):
+        self.event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._encoder, self._threads, self._limits = encoder, threads, limits
+        self._on_pass, self._record = on_pass, record
+        self._loop = getcurrent()
+        self._resumed = self._progress = time.monotonic()
+        # Tasks that wait for the next pass, for the compute threads, for room for their answer, for their turn after a
+        # pause.
+        self._parked, self._tokens = deque(), 0
+        self._jobs = {}
+        self._computed = deque()
+        self._paused = deque()
+        # What the compute threads have finished.
+        self._finished = deque()
+
+    # What requests call, in their greenlets.
+
+    def compute(self, texts):
+        """The vectors of texts, given as token ids, as a float32 array of shape (texts, dimension).
+
+        Raises:
+            ClientGone: nobody waits for them any longer.
+        """
+        task = getcurrent()
+        if not isinstance(task, RequestTask):
+            return self._encoder.compute(texts)
+        if task.connection.gone:
+            raise ClientGone
+        tokens = sum(map(len, texts))
+        asked = time.monotonic()
+        if tokens > self._encoder.micro_batch_tokens:
+            return self._compute_large(task, texts, tokens, asked)
+        self._parked.append((task, texts, tokens, asked))
+        self._tokens += tokens
+        return self._loop.switch()
+
+    def _compute_large(self, task, texts, tokens, asked):
+        job = _Job(self._encoder, texts, self._threads.count, asked)
+        self._limits.begin_large(task.connection, job.vectors.nbytes + 4 * tokens)
+        if not self._jobs:
+            self._progress = asked
+        self._jobs[task] = job
+        self._limits.large += 1
+        for _ in range(min(len(job.batches), self._threads.count)):
+            self._threads.submit(self._compute_next, task, job)
+        del texts
+        return self._loop.switch()
+
+    def pause(self):
+        """Let others go on, if this request has held the event loop for a while.
+
+        Raises:
+            ClientGone: nobody waits for the answer any longer.
+        """
+        task = getcurrent()
+        if not isinstance(task, RequestTask):
+            return
+        if time.monotonic() - self._resumed > STEP_SECONDS:
+            self._paused.append(task)
+            self._loop.switch()
+        if task.connection.gone:
+            raise ClientGone
+
+    # What the compute threads call.
+
+    def _compute_next(self, task, job):
+        """Compute one micro-batch of a job, and queue the next behind those of other jobs."""
+        try:
+            rows, texts = job.batches.popleft()
+        except IndexError:
+            return
+        try:
+            job.began = job.began or time.monotonic()
+            job.vectors[rows] = self._encoder.forward(texts)
+        except Exception as error:
+            job.error = error
+        if job.batches:
+            self._threads.submit(self._compute_next, task, job)
+        self._finished.append((task, sum(map(len, texts))))
+        os.eventfd_write(self.event, 1)
+
+    # What the event loop calls.
+
+    @property
+    def is_full(self):
+        """Whether the next pass carries no more."""
+        return self._tokens >= self._encoder.micro_batch_tokens
+
+    @property
+    def has_work(self):
+        """Whether `turn` would do something."""
+        return bool(self._parked or self._paused or (self._computed and self._limits.answers.has_room))
+
+    def seconds_without_progress(self):
+        """For how long the compute threads have finished nothing, though there is something."""
+        return time.monotonic() - self._progress if self._jobs else 0.0
+
+    def run(self, task, *values):
+        """Run a request until it waits or pauses."""
+        self._resumed = time.monotonic()
+        task.switch(*values)
+
+    def turn(self):
+        """Do one forward pass, and one step of a large request."""
+        if self._parked:
+            self._run_pass()
+        if self._computed and self._limits.answers.has_room:
+            task, vectors = self._computed.popleft()
+            if task.connection.gone:
+                task.throw(ClientGone)
+            else:
+                self.run(task, vectors)
+        elif self._paused:
+            self.run(self._paused.popleft())
+
+    def _run_pass(self):
+        batch, room = [], self._encoder.micro_batch_tokens
+        while self._parked and (not batch or self._parked[0][2] <= room):
+            task, texts, tokens, asked = self._parked.popleft()
+            self._tokens -= tokens
+            if task.connection.gone:
+                task.throw(ClientGone)
+                continue
+            room -= tokens
+            batch.append((task, texts, tokens, asked))
+        if not batch:
+            return
+        began = time.monotonic()
+        try:
+            vectors = self._encoder.forward([text for _, texts, _, _ in batch for text in texts])
+        except Exception as error:
+            for task, *_ in batch:
+                task.throw(error)
+            return
+        self._record(len(batch), sum(tokens for _, _, tokens, _ in batch))
+        self._on_pass([task for task, *_ in batch])
+        start = 0
+        for task, texts, _, asked in batch:
+            task.waited = began - asked
+            self.run(task, vectors[start : start + len(texts)])
+            start += len(texts)
+
+    def collect(self):
+        """Take note of what the compute threads have finished."""
+        os.eventfd_read(self.event)
+        self._progress = time.monotonic()
+        while self._finished:
+            task, tokens = self._finished.popleft()
+            job = self._jobs.get(task)
+            self._record(1, tokens)
+            if job is None:
+                # It was cancelled.
+                continue
+            job.left -= 1
+            if job.error:
+                self._end(task)
+                task.throw(job.error)
+            elif not job.left:
+                self._end(task)
+                task.waited = job.began - job.asked
+                self._computed.append((task, job.vectors))
+
+    def cancel(self, task):
+        """End a large request that nobody waits for any longer."""
+        if task in self._jobs:
+            self._end(task)
+            task.throw(ClientGone)
+
+    def _end(self, task):
+        self._jobs.pop(task).batches.clear()
+        self._limits.large -= 1
+
+
+class _Job:
+    """A large request: its micro-batches as pairs of rows and texts, and its vectors."""
+
+    def __init__(self, encoder, texts, threads, asked):
+        self.batches = deque((rows, [texts[row] for row in rows]) for rows in encoder.micro_batches(texts, threads))
+        self.left = len(self.batches)
+        self.vectors = np.empty((len(texts), encoder.dimension), np.float32)
+        self.asked, self.began = asked, None
+        self.error = None

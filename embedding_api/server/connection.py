@@ -1,0 +1,313 @@
+"""A client's connection: bytes to requests, answers to bytes, one request at a time, without ever blocking."""
+
+import errno
+import math
+import select
+import socket
+import time
+from enum import Enum, auto
+
+from embedding_api import metrics
+from embedding_api.errors import ApiError, ClientGone
+from embedding_api.server.request import Request
+
+# What epoll reports of a connection: what arrives and its end, its end only, room for output, nothing.
+INPUT, NO_INPUT, OUTPUT, NOTHING = select.EPOLLIN | select.EPOLLRDHUP, select.EPOLLRDHUP, select.EPOLLOUT, 0
+
+# A client that moves so many bytes a second, either way, is not cut off.
+SLOWEST = 32 * 1024
+# What a client that has its answer may still send: closing the connection in the middle of that would lose the answer.
+DISCARD_BYTES = 256 * 1024 * 1024
+DISCARD_SECONDS = 10
+
+# Read at a time, so that other connections have their turn; more of a large body.
+_READ_BYTES = 64 * 1024
+_READ_LARGE_BYTES = 512 * 1024
+# Of one call of sendmsg; the operating system's limit is 1,024.
+_BUFFERS = 1000
+
+# Errors of a socket that are no client's doing.
+_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.ENOBUFS}
+
+
+class State(Enum):
+    """What a connection does."""
+
+    READING = auto()  # a request, or it waits for one
+    WAITING = auto()  # for memory, before it reads a large body
+    WORKING = auto()  # the application works on the request
+    WRITING = auto()  # the answer
+    DISCARDING = auto()  # what the client still sends after its answer
+    CLOSED = auto()
+
+
+class Connection:
+    """A client's connection. Gunicorn and the application see it as `environ["gunicorn.socket"]`.
+
+    Args:
+        client: its socket, which does not block.
+        address: its address, as `accept` gives it.
+        server_address: that of the socket it was accepted from.
+        worker: the `Worker`.
+
+    Attributes:
+        state: a `State`.
+        request: the `Request` that is read or answered.
+        task: the `RequestTask` of that request, while the application works on it.
+        since: when the state began, in seconds of the monotonic clock.
+        deadline: when the client has taken too long.
+        gone: whether the client has closed the connection, or its sending half.
+        refuse: whether there is no room for the next request.
+        late: whether it was accepted after the service was told to stop.
+    """
+
+    def __init__(self, client, address, server_address, worker):
+        self.client = client
+        self.address, self.server_address = address, server_address
+        self.gone = self.refuse = self.late = False
+        self.task = None
+        self._worker = worker
+        self._answer = []
+        self._discarded = 0
+        self._awaits_body = False
+        self._watched = INPUT
+        self._expect_request(worker.settings.client_timeout)
+
+    def __hash__(self):
+        return id(self)
+
+    @property
+    def is_quiet(self):
+        """Whether the client has not begun to send a request."""
+        return self.state is State.READING and not self.request.begun
+
+    def handle(self, events):
+        """Go on, as epoll has reported these events."""
+        self.gone = self.gone or bool(events & ~(select.EPOLLIN | select.EPOLLOUT))
+        if self.state is State.READING:
+            self._read()
+        elif self.state is State.WRITING:
+            self.write()
+        elif self.state is State.DISCARDING:
+            self._discard()
+        elif self.gone:
+            self._note_end()
+        else:
+            # The next request, before the answer to this one.
+            self.watch(NO_INPUT)
+
+    def watch(self, events):
+        """Have epoll report these events from now on."""
+        if events != self._watched:
+            self._worker.watch(self.client, events, before=self._watched)
+            self._watched = events
+
+    def enter(self, state, seconds=math.inf):
+        """Change the state; the client has so many seconds."""
+        self.state = state
+        self.since = time.monotonic()
+        self.deadline = self.since + seconds
+
+    def _expect_request(self, seconds):
+        self.request = Request(self._worker.cfg, self.address, self._worker.settings.max_body_bytes)
+        self.enter(State.READING, seconds)
+
+    # Reading
+
+    def _read(self):
+        request = self.request
+        is_large = request.has_head and request.body_to_come > _READ_BYTES
+        try:
+            data = self.client.recv(_READ_LARGE_BYTES if is_large else _READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.drop(error)
+            return
+        if not request.begun:
+            if not data:
+                self.close()
+                return
+            self.enter(State.READING, self._worker.settings.client_timeout)
+        self.deadline += len(data) / SLOWEST
+        try:
+            if not data:
+                raise ApiError("malformed_request", "The connection was closed before the request was complete.")
+            request.feed(data)
+        except ApiError as error:
+            self._fail(error)
+        else:
+            self._consider()
+
+    def _consider(self):
+        """Start or resume the application, if enough of the request is here."""
+        request = self.request
+        if request.complete or request.is_too_large:
+            self._go_on()
+        elif request.expects_continue and not self.task:
+            # Whatever speaks against it, the client shall know before it sends the body.
+            self.enter(State.WORKING)
+            self._worker.application.start(self)
+        elif request.has_head and request.body_to_come > _READ_BYTES:
+            try:
+                self._worker.limits.admit_body(self)
+            except ApiError as error:
+                self._fail(error)
+
+    def wait(self):
+        """Read nothing until there is memory for the body."""
+        self.enter(State.WAITING)
+        self.watch(NO_INPUT)
+
+    def read_on(self):
+        """Read the body."""
+        self.enter(State.READING, self._worker.settings.client_timeout)
+        self.watch(INPUT)
+
+    def _go_on(self):
+        """Have the application answer the request, as far as it has arrived."""
+        self.enter(State.WORKING)
+        if self.task:
+            self._awaits_body = False
+            self._worker.application.resume(self)
+        else:
+            self._worker.application.start(self)
+
+    def _fail(self, error):
+        if self.task:
+            self.enter(State.WORKING)
+            self._awaits_body = False
+            self.task.throw(error)
+        else:
+            self._worker.application.refuse(self, error)
+
+    def await_body(self, loop):
+        """Wait until the request is complete, or too large; for the application, in the request's task."""
+        if self.request.complete or self.request.is_too_large:
+            return
+        self.client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._awaits_body = True
+        self.read_on()
+        loop.switch()
+
+    def _note_end(self):
+        if self.state is State.WAITING:
+            self.close()
+            return
+        self.watch(NOTHING)
+        self._worker.cancel(self)
+
+    # Writing
+
+    def sendall(self, data):
+        """Add to the answer; Gunicorn calls it."""
+        self._answer.append(data)
+
+    def send_answer(self, close):
+        """Send the answer, and close the connection after it, or expect another request."""
+        if self.state is State.CLOSED:
+            return
+        self.task = None
+        self.request.must_close |= close
+        self._worker.limits.bodies.hold(self, 0)
+        self.enter(State.WRITING, self._worker.settings.client_timeout)
+        self.write()
+
+    def write(self):
+        """Send what the client takes."""
+        try:
+            sent = self.client.sendmsg(self._answer[:_BUFFERS])
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self.drop(error)
+            return
+        self.deadline += sent / SLOWEST
+        self._remove(sent)
+        if self._answer:
+            self._worker.limits.answers.hold(self, sum(map(len, self._answer)))
+            self.watch(OUTPUT)
+            return
+        self._worker.limits.answers.hold(self, 0)
+        self.watch(INPUT)
+        if not self.request.must_close:
+            self._expect_request(self._worker.cfg.keepalive)
+        elif self.request.complete and not self._has_unread():
+            self.close()
+        else:
+            self._begin_to_discard()
+
+    def _remove(self, sent):
+        while sent:
+            first = self._answer[0]
+            if sent < len(first):
+                self._answer[0] = memoryview(first)[sent:]
+                return
+            sent -= len(first)
+            del self._answer[0]
+
+    def _has_unread(self):
+        try:
+            return bool(self.client.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return False
+        except OSError:
+            return False
+
+    def _begin_to_discard(self):
+        """Say that the answer is complete, and let the client finish what it sends."""
+        try:
+            self.client.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self.drop(error)
+            return
+        self.enter(State.DISCARDING, DISCARD_SECONDS)
+        self._discard()
+
+    def _discard(self):
+        try:
+            data = self.client.recv(_READ_LARGE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._discarded += len(data)
+        if not data or self._discarded > DISCARD_BYTES:
+            self.close()
+
+    # The end
+
+    def expire(self):
+        """End what the client has taken too long for."""
+        if self.state is State.READING and self.request.begun:
+            self._fail(
+                ApiError(
+                    "request_timeout",
+                    "The request took too long to arrive. Send it in one go, or over a faster connection.",
+                )
+            )
+            return
+        if self.state is not State.DISCARDING:
+            metrics.dropped.labels("slow").inc()
+        self.close()
+
+    def drop(self, error):
+        """Close, as the socket has failed."""
+        ours = error.errno in _OURS
+        metrics.dropped.labels("failed" if ours else "gone").inc()
+        if ours:
+            self._worker.log.error("A connection is dropped: %s", error.strerror)
+        self.close()
+
+    def close(self):
+        """Close the connection; what the application still does for it comes to nothing."""
+        if self.state is State.CLOSED:
+            return
+        self.state = State.CLOSED
+        self.gone = True
+        self._answer = []
+        self._worker.forget(self)
+        self.client.close()
+        if self._awaits_body:
+            self._awaits_body = False
+            self.task.throw(ClientGone)

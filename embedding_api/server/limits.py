@@ -1,0 +1,131 @@
+"""What a worker takes in: requests up to a number, bodies and answers up to a size. The rest waits, or is refused."""
+
+import math
+import random
+from collections import deque
+
+from embedding_api import metrics
+from embedding_api.errors import overloaded
+from embedding_api.server.backlog import backlog
+from embedding_api.server.connection import State
+from embedding_api.server.memory_bound import MemoryBound
+
+# Bodies under way, and answers under way, of the largest size that the limits allow. A vector takes 8 KB of JSON.
+LARGE_PAYLOADS = 2
+VECTOR_BYTES = 8 * 1024
+# Seconds that a refused client is told to wait at most.
+MOST_RETRY_SECONDS = 60
+
+
+class Limits:
+    """Admits requests to a worker.
+
+    Args:
+        settings: the service's `Settings`.
+        workers: the number of workers.
+        listeners: the listening sockets, which all workers share.
+
+    Attributes:
+        bodies: the `MemoryBound` of requests that are read or computed.
+        answers: that of answers that are sent.
+        large: the number of large requests that are computed; the batcher counts them.
+    """
+
+    def __init__(self, settings, workers, listeners):
+        largest = max(settings.max_body_bytes, settings.max_texts * VECTOR_BYTES)
+        self.bodies, self.answers = MemoryBound(LARGE_PAYLOADS * largest), MemoryBound(LARGE_PAYLOADS * largest)
+        self.large = 0
+        self._max_waiting, self._client_timeout = settings.max_waiting, settings.client_timeout
+        self._workers, self._listeners = workers, listeners
+        self._waiting = deque()
+        self._rate, self._refused = 0.0, 0
+
+    @property
+    def backlog(self):
+        """How many connections no worker has accepted yet."""
+        return sum(map(backlog, self._listeners))
+
+    @property
+    def waiting(self):
+        """How many requests wait: in the backlog, for memory, and for the compute threads."""
+        return self.backlog + len(self._waiting) + self.large
+
+    def excess(self, ready):
+        """How many requests are too many, if so many connections are ready to be read."""
+        return self.backlog + ready - self._max_waiting
+
+    def overloaded(self):
+        """The error for a request that there is no room for. It says when there may be.
+
+        Those that wait and those that were refused are served at the rate of the last seconds; each client is told
+        another moment until then, or they would all come back at once.
+        """
+        self._refused += 1
+        seconds = (self.waiting + self._refused) / max(self._rate * self._workers, 1)
+        return overloaded(min(math.ceil(random.uniform(0, 1 + 2 * seconds)), MOST_RETRY_SECONDS))
+
+    def begin_large(self, connection, size):
+        """Note that a request waits for the compute threads and holds so many bytes meanwhile.
+
+        Raises:
+            ApiError: too many wait.
+        """
+        self._check_room()
+        self.bodies.hold(connection, size)
+
+    def admit_body(self, connection):
+        """Let a connection read a large body, or have it wait until there is memory.
+
+        Raises:
+            ApiError: too many wait.
+        """
+        size = connection.request.body_to_come
+        if connection in self.bodies:
+            return
+        if not self._waiting and self.bodies.fits(size):
+            self.bodies.hold(connection, size)
+            return
+        self._check_room()
+        self._waiting.append((connection, size))
+        connection.wait()
+
+    def _check_room(self):
+        if self.large + len(self._waiting) >= self._max_waiting:
+            raise self.overloaded()
+
+    def admit_waiting(self):
+        """Let those read on for whom there is memory now, first come first served."""
+        while self._waiting:
+            connection, size = self._waiting[0]
+            if connection.state is State.WAITING:
+                if not self.bodies.fits(size):
+                    return
+                self.bodies.hold(connection, size)
+                connection.read_on()
+            self._waiting.popleft()
+
+    def tick(self, answered, now):
+        """What is due every second.
+
+        Args:
+            answered: the requests that were answered in it.
+            now: the seconds of the monotonic clock.
+        """
+        self._rate = (self._rate + answered) / 2
+        self._refused = 0
+        if self._waiting:
+            self._close_slow(self.bodies.oldest, now)
+        if not self.answers.has_room:
+            self._close_slow(self.answers.oldest, now)
+
+    def _close_slow(self, connection, now):
+        """Close a connection that has moved a large body or answer for long, as others wait for its memory."""
+        moving = connection and connection.state in (State.READING, State.WRITING)
+        if moving and now - connection.since > self._client_timeout:
+            close(connection)
+
+
+def close(connection):
+    """Close a connection in favour of others."""
+    metrics.dropped.labels("limit").inc()
+    connection.close()

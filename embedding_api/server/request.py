@@ -1,0 +1,210 @@
+"""One HTTP request: parsed by httptools as its bytes arrive, checked by Gunicorn's own header policy, within limits."""
+
+import io
+
+import httptools
+from gunicorn.http import errors as http
+from gunicorn.http.message import HeaderPolicy
+from gunicorn.util import split_request_uri
+
+from embedding_api.errors import ApiError
+
+# Bytes of a request line and its headers together; Gunicorn's limits for the parts are below that.
+HEAD_BYTES = 64 * 1024
+# What chunks may add to a body: so many bytes, and an eighth of it. Megabytes in chunks of a byte would cost minutes.
+CHUNK_BYTES = 16 * 1024
+# What a body in chunks is taken to have at most, until it has more.
+_FEW_BYTES = 64 * 1024
+
+_REASONS = {
+    "Expected HTTP/, RTSP/ or ICE/": "the request line is not METHOD /path HTTP/1.1; a space in a path is %20",
+    "Invalid method encountered": "it does not begin with a method of HTTP; TLS is not spoken here",
+    "Invalid header token": "a header is not of the form 'Name: value'",
+    "Invalid character in chunk size": "the size of a chunk is not a hexadecimal number",
+    "Expected LF after chunk data": "a chunk is longer than its size says",
+    "Pause on PRI/Upgrade": "HTTP/2 is not spoken here",
+}
+
+
+class Request(HeaderPolicy):
+    """A request, with the attributes that `gunicorn.http.wsgi.create` reads.
+
+    Args:
+        cfg: Gunicorn's configuration.
+        address: the client's, as `accept` gives it.
+        max_body_bytes: a body is read no further than this and a piece.
+
+    Attributes:
+        received: the bytes that were fed.
+        begun: whether anything has arrived but empty lines.
+        has_head, complete: whether the head, and the whole request, have arrived.
+        expects_continue: whether the client waits for "100 Continue" before it sends the body.
+        body: a file of the body as far as it has arrived.
+        must_close: whether the connection must be closed after the answer.
+    """
+
+    proxy_protocol_info = None
+
+    def __init__(self, cfg, address, max_body_bytes):
+        self.cfg = cfg
+        self.peer_addr = self.remote_addr = address
+        self.scheme = "https" if cfg.is_ssl else "http"
+        self.headers = []
+        self.body = io.BytesIO()
+        self.received = 0
+        self.begun = self.has_head = self.complete = self.must_close = self.expects_continue = False
+        self._max_body_bytes = max_body_bytes
+        self._target, self._fields = b"", []
+        self._head_bytes = self._announced = 0
+        self._is_chunked = False
+        self._parser = httptools.HttpRequestParser(self)
+
+    @property
+    def body_bytes(self):
+        """The bytes of the body that have arrived."""
+        return self.body.getbuffer().nbytes
+
+    @property
+    def body_to_come(self):
+        """The bytes that the body will have at most; of one in chunks, that is known only while there are few."""
+        return self._max_body_bytes if self._is_chunked and self.body_bytes > _FEW_BYTES else self._announced
+
+    @property
+    def is_too_large(self):
+        """Whether the body is beyond the limit, by its own announcement or as it arrives."""
+        return max(self._announced, self.body_bytes) > self._max_body_bytes
+
+    def should_close(self):
+        """Whether the connection must be closed after the answer: for `gunicorn.http.wsgi.Response`."""
+        return self.must_close or not self.complete
+
+    def feed(self, data):
+        """Take what has arrived.
+
+        Raises:
+            ApiError: it is not valid, or beyond a limit.
+        """
+        self.received += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # It is answered as if it had not asked.
+            self.must_close = True
+        except httptools.HttpParserError as error:
+            self._raise_limits()
+            if not self.complete:
+                raise _malformed(_REASONS.get(str(error), str(error))) from None
+            # What follows a complete request is not ours to judge.
+            self.must_close = True
+        self._raise_limits()
+
+    # Callbacks of the parser. What they raise would be wrapped, so they raise nothing.
+
+    def on_message_begin(self):
+        if self.complete:
+            # Another request in the same piece: the client sends it again over another connection.
+            self.must_close = True
+        self.begun = True
+
+    def on_url(self, part):
+        if not self.complete:
+            self._target += part
+
+    def on_header(self, name, value):
+        # Trailers have no use.
+        if not self.has_head:
+            self._fields.append((name, value))
+
+    def on_headers_complete(self):
+        self.has_head = True
+
+    def on_body(self, part):
+        if not self.complete:
+            self.body.write(part)
+
+    def on_message_complete(self):
+        if not self.complete:
+            self.complete = True
+            self.body.seek(0)
+
+    def _raise_limits(self):
+        if self._head_bytes:
+            if self.received - self._head_bytes - self.body_bytes > CHUNK_BYTES + self.body_bytes // 8:
+                raise _malformed("the chunks of the body are too small")
+            return
+        self._check_target()
+        self._check_fields()
+        if self.has_head:
+            # At most: the first bytes of the body may have come with it.
+            self._head_bytes = self.received
+            self._read_head()
+        elif self.received > HEAD_BYTES:
+            raise ApiError("headers_too_large", f"The headers have more than {HEAD_BYTES} bytes. Send fewer.")
+
+    def _check_target(self):
+        # The line also has the method, the version and two spaces.
+        limit = self.cfg.limit_request_line
+        length = len(self._parser.get_method()) + len(self._target) + len(" HTTP/1.1 ") if self._target else 0
+        if 0 < limit < length:
+            message = f"The request line has more than {limit} bytes. Send texts in the body of a POST."
+            raise ApiError("uri_too_long", message)
+
+    def _check_fields(self):
+        if len(self._fields) > self.cfg.limit_request_fields:
+            message = f"The request has more than {self.cfg.limit_request_fields} headers. Send fewer."
+            raise ApiError("headers_too_large", message)
+        limit = self.cfg.limit_request_field_size
+        for name, value in self._fields:
+            if 0 < limit < len(name) + len(value) + 4:
+                message = f"The header {_text(name)[:100]} has more than {limit} bytes. Shorten it."
+                raise ApiError("headers_too_large", message)
+
+    def _read_head(self):
+        self.method, self.uri = _text(self._parser.get_method()), _text(self._target)
+        version = self._parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise _malformed(f"HTTP/{version} is not spoken here, but HTTP/1.1")
+        self.version = 1, int(version[2])
+        try:
+            parts = split_request_uri(self.uri)
+        except ValueError:
+            raise _malformed("the request line has no valid path") from None
+        self.path, self.query, self.fragment = parts.path or "", parts.query or "", parts.fragment or ""
+        self._read_fields()
+
+    def _read_fields(self):
+        scheme_state, seen = [False], set()
+        trusted = self._peer_trusted_for_forwarded()
+        try:
+            for name, value in self._fields:
+                name, value = _text(name).upper(), _text(value)
+                field = self._apply_header_policy(name, value, scheme_state, seen, *trusted)
+                if field:
+                    self.headers.append(field)
+        except http.ExpectationFailed:
+            message = "The header Expect asks for what is not done here. Leave it out, or send 100-continue."
+            raise ApiError("expectation_failed", message) from None
+        except http.InvalidSchemeHeaders:
+            raise _malformed("its headers name two schemes") from None
+        except http.ParseException:
+            raise _malformed(f"the header {name[:100]} is sent twice, or has a name that is not allowed") from None
+        headers = dict(self.headers)
+        if "HOST" not in headers and self.version == (1, 1):
+            raise _malformed("it has no header Host")
+        coding = headers.get("TRANSFER-ENCODING")
+        if coding is not None and (coding.lower() != "chunked" or self.version == (1, 0)):
+            raise _malformed("the only Transfer-Encoding is chunked, in HTTP/1.1")
+        self._announced, self._is_chunked = int(headers.get("CONTENT-LENGTH", 0)), coding is not None
+        connection = {option.strip() for option in headers.get("CONNECTION", "").lower().split(",")}
+        if "close" in connection or (self.version == (1, 0) and "keep-alive" not in connection):
+            self.must_close = True
+        # Gunicorn would send the answer to it at once.
+        self.expects_continue, self._expected_100_continue = self._expected_100_continue, False
+
+
+def _text(data):
+    return data.decode("latin-1")
+
+
+def _malformed(reason):
+    return ApiError("malformed_request", f"The request is not valid HTTP: {reason}.")

@@ -1,0 +1,266 @@
+"""Gunicorn's sync worker as an event loop: it reads, computes and answers for all of its connections in turn."""
+
+import math
+import os
+import resource
+import select
+import time
+
+from gunicorn.glogging import Logger
+from gunicorn.workers.sync import SyncWorker
+
+from embedding_api import memory, metrics
+from embedding_api.config import process_settings
+from embedding_api.encoder.compute_threads import ComputeThreads
+from embedding_api.server import limits
+from embedding_api.server.application import Application
+from embedding_api.server.batching import Batcher
+from embedding_api.server.connection import INPUT, Connection, State
+from embedding_api.server.limits import Limits
+from embedding_api.server.shared import SharedFlags
+
+# Seconds after which a deadline may be noticed.
+TICK = 1
+# Connections that are accepted before those that are open have their turn.
+ACCEPTS = 8
+# Seconds that a worker which leaves waits for clients that send nothing, and at most for any of them.
+QUIET_SECONDS = 1
+FAREWELL_SECONDS = 30
+
+
+class Log(Logger):
+    """Gunicorn's, without its access log, which would be prepared for every request though nobody sees it."""
+
+    access_log_enabled = False
+
+
+class Worker(SyncWorker):
+    """One process: one thread for all connections and short requests, and compute threads for large requests.
+
+    Attributes:
+        settings: the service's `Settings`.
+        place: its number among the workers that live, from 1.
+        application, limits: what its connections call.
+    """
+
+    # Made by the master before the first fork, for all workers.
+    shared = None
+    place = 0
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        Worker.shared = Worker.shared or SharedFlags()
+
+    def init_process(self):
+        # A descriptor for each connection, and those of the process.
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = min(self.cfg.worker_connections + 256, hard)
+        if soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        super().init_process()
+
+    def run(self):
+        self._begin()
+        while self.alive and self.is_parent_alive():
+            self._turn()
+        self._leave()
+
+    def _begin(self):
+        self.settings = process_settings()
+        self.limits = Limits(self.settings, self.cfg.workers, self.sockets)
+        encoder, threads = self.wsgi.extensions["encoder"], ComputeThreads(nice=10)
+        self._batcher = Batcher(encoder, threads, self.limits, self._spread, metrics.record_forward_pass)
+        encoder.run_in_worker(compute=self._batcher.compute, heartbeat=self._batcher.pause)
+        self.application = Application(self, self._batcher, self.limits)
+        self.wsgi.extensions["server"] = self
+        self._connections = {}
+        self._ready = {}
+        self._late = self._was_large = False
+        self._left_at = None
+        self._next_tick = 0.0
+        self._epoll = select.epoll()
+        self._epoll.register(self.PIPE[0], select.EPOLLIN)
+        self._epoll.register(self._batcher.event, select.EPOLLIN)
+        self._listeners = {listener.fileno(): (listener, listener.getsockname()) for listener in self.sockets}
+        for listener in self.sockets:
+            listener.setblocking(False)
+            # One worker wakes up for a connection, and not all.
+            self._epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+
+    # The event loop
+
+    def _turn(self):
+        """Wait for something to do, read and start requests, and do one forward pass."""
+        if self._batcher.seconds_without_progress() < (self.timeout or math.inf):
+            self.notify()
+        self._ready.update(self._poll())
+        while self._ready and not self._batcher.is_full:
+            self._handle_next()
+        if self._ready:
+            # Beyond the limit requests are refused, and those that take no time are answered.
+            for _ in range(min(self.limits.excess(len(self._ready)), len(self._ready))):
+                self._handle_next(refuse=True)
+        self._batcher.turn()
+        self.limits.admit_waiting()
+        now = time.monotonic()
+        if now >= self._next_tick:
+            self._next_tick = now + TICK
+            self._tick(now)
+
+    def _poll(self):
+        if self._ready or self._batcher.has_work:
+            return self._epoll.poll(0)
+        if self._was_large:
+            self._was_large = False
+            memory.give_back()
+        self.shared.set_idle(self.place, True)
+        events = self._epoll.poll(TICK)
+        self.shared.set_idle(self.place, False)
+        return events
+
+    def _handle_next(self, refuse=False):
+        """Go on with what has been ready for longest."""
+        descriptor = next(iter(self._ready))
+        events = self._ready.pop(descriptor)
+        if connection := self._connections.get(descriptor):
+            connection.refuse = refuse
+            connection.handle(events)
+        elif descriptor in self._listeners:
+            self._accept(*self._listeners[descriptor], refuse)
+        elif descriptor == self._batcher.event:
+            self._was_large = True
+            self._batcher.collect()
+        elif descriptor == self.PIPE[0]:
+            os.read(self.PIPE[0], 4096)
+
+    def _accept(self, listener, server_address, refuse=False):
+        for _ in range(ACCEPTS):
+            if self._batcher.is_full and not refuse:
+                return
+            try:
+                client, address = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+                return
+            except OSError as error:
+                self.log.error("Cannot accept a connection: %s", error.strerror)
+                self._close_one()
+                return
+            client.setblocking(False)
+            connection = Connection(client, address, server_address, self)
+            connection.refuse, connection.late = refuse, self._late
+            self._connections[client.fileno()] = connection
+            self._epoll.register(client, INPUT)
+            if len(self._connections) > self.cfg.worker_connections:
+                self._close_one(but=connection)
+            connection.handle(select.EPOLLIN)
+
+    def _close_one(self, but=None):
+        """Make room for a connection: close the one that has been quiet or slow for longest."""
+        others = (other for other in self._connections.values() if other.state is not State.WORKING)
+        longest = min((other for other in others if other is not but), key=lambda other: other.since, default=None)
+        if longest:
+            limits.close(longest)
+
+    def _tick(self, now):
+        self.limits.tick(self.application.answered, now)
+        self.application.answered = 0
+        for connection in [other for other in self._connections.values() if self._deadline(other) < now]:
+            connection.expire()
+
+    # What connections and requests call
+
+    def watch(self, client, events, before):
+        """Have epoll report these events of a socket from now on, in place of those before."""
+        if not before:
+            self._epoll.register(client, events)
+        elif events:
+            self._epoll.modify(client, events)
+        else:
+            self._epoll.unregister(client)
+
+    def forget(self, connection):
+        """Know nothing more of a connection that closes now."""
+        descriptor = connection.client.fileno()
+        self._connections.pop(descriptor, None)
+        self._ready.pop(descriptor, None)
+        self.limits.bodies.hold(connection, 0)
+        self.limits.answers.hold(connection, 0)
+        self.cancel(connection)
+
+    def cancel(self, connection):
+        """End what is computed for a client that has gone."""
+        if connection.task:
+            self._batcher.cancel(connection.task)
+
+    def count_request(self):
+        """Leave for another worker after so many requests, if Gunicorn's configuration says so."""
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
+
+    def _spread(self, tasks):
+        """Close connections of a pass with several requests while another worker is idle: their clients find that."""
+        if len(tasks) > 1 and self.shared.any_idle():
+            for task in tasks[: len(tasks) // 2]:
+                task.connection.request.must_close = True
+
+    # What the application asks, as its extension "server"
+
+    @property
+    def waiting(self):
+        """How many requests wait in the backlog, and in this worker."""
+        return self.limits.waiting
+
+    @property
+    def stopping(self):
+        """Whether the service is about to end."""
+        return self.shared.stopping
+
+    # The end
+
+    def _leave(self):
+        """Answer what has been accepted. At the end of the service that is all that has reached the backlog."""
+        self.alive = False
+        self._left_at = time.monotonic()
+        for connection in self._connections.values():
+            connection.request.must_close = True
+        if self.shared.stopping or self.ppid != os.getppid():
+            for listener, server_address in self._listeners.values():
+                for _ in range(-(-self.limits.backlog // ACCEPTS)):
+                    self._accept(listener, server_address)
+            self._late = True
+        else:
+            self._close_listeners()
+        while self._owes:
+            self._turn()
+        self._close_listeners()
+
+    def _close_listeners(self):
+        for descriptor, (listener, _) in self._listeners.items():
+            self._epoll.unregister(descriptor)
+            self._ready.pop(descriptor, None)
+            listener.close()
+        self._listeners = {}
+
+    @property
+    def _owes(self):
+        """Whether some client still waits for an answer, or may have sent a request."""
+        return any(not connection.late for connection in self._connections.values())
+
+    def _deadline(self, connection):
+        """When a client has taken too long; sooner where the worker leaves."""
+        if self._left_at is None:
+            return connection.deadline
+        if connection.state is State.WORKING:
+            return math.inf
+        seconds = QUIET_SECONDS if connection.is_quiet else FAREWELL_SECONDS
+        return min(connection.deadline, max(self._left_at, connection.since) + seconds)
+
+    def handle_quit(self, sig, frame):
+        # At once: what is raised in a request would be answered with a 500 first.
+        os._exit(0)
+
+    def handle_abort(self, sig, frame):
+        # Gunicorn's master has not heard of this worker for too long. The log has it.
+        os._exit(1)
