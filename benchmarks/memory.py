@@ -11,7 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from embedding_api.config import Settings
-from tests.server import Server, pss, wait_until
+from tests.support.server import Server, pss, wait_until
 
 SAMPLE_SECONDS = 0.5
 FEW_AND_MANY = 4, 12

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from embedding_api.__main__ import DEMO_NAME
-from server import ROOT, Server
+from support.server import ROOT, Server
 
 NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 
