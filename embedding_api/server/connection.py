@@ -69,7 +69,7 @@ class Connection:
         self._worker = worker
         self._answer = []
         self._discarded = 0
-        self._awaits_body = False
+        self._awaits_body = self._kept = False
         self._watched = INPUT
         self._expect_request(worker.settings.client_timeout)
 
@@ -231,6 +231,7 @@ class Connection:
         self._worker.limits.answers.hold(self, 0)
         self.watch(INPUT)
         if not self.request.must_close:
+            self._kept = True
             self._expect_request(self._worker.cfg.keepalive)
         elif self.request.complete and not self._has_unread():
             self.close()
@@ -287,7 +288,7 @@ class Connection:
                 )
             )
             return
-        if self.state is not State.DISCARDING:
+        if self.state is State.WRITING or not self._kept:
             metrics.dropped.labels("slow").inc()
         self.close()
 
