@@ -73,9 +73,6 @@ class Connection:
         self._watched = INPUT
         self._expect_request(worker.settings.client_timeout)
 
-    def __hash__(self):
-        return id(self)
-
     @property
     def is_quiet(self):
         """Whether the client has not begun to send a request."""
@@ -124,10 +121,10 @@ class Connection:
         except OSError as error:
             self.drop(error)
             return
-        if not request.begun:
-            if not data:
-                self.close()
-                return
+        if not data and not request.begun:
+            self.close()
+            return
+        if not request.received:
             self.enter(State.READING, self._worker.settings.client_timeout)
         self.deadline += len(data) / SLOWEST
         try:
@@ -288,7 +285,7 @@ class Connection:
                 )
             )
             return
-        if self.state is State.WRITING or not self._kept:
+        if self.state is State.WRITING or (self.state is State.READING and not self._kept):
             metrics.dropped.labels("slow").inc()
         self.close()
 
