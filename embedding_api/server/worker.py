@@ -10,7 +10,7 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.sync import SyncWorker
 
 from embedding_api import memory, metrics
-from embedding_api.config import process_settings
+from embedding_api.config import process_settings, usable_cores
 from embedding_api.encoder.compute_threads import ComputeThreads
 from embedding_api.server import limits
 from embedding_api.server.application import Application
@@ -23,6 +23,8 @@ from embedding_api.server.shared import SharedFlags
 TICK = 1
 # Connections that are accepted before those that are open have their turn.
 ACCEPTS = 8
+# Compute threads of a worker. Each keeps scratch memory of some MB, and there may be as many workers as cores.
+MOST_THREADS = 8
 # Seconds that a worker which leaves waits for clients that send nothing, and at most for any of them.
 QUIET_SECONDS = 1
 FAREWELL_SECONDS = 30
@@ -68,7 +70,9 @@ class Worker(SyncWorker):
     def _begin(self):
         self.settings = process_settings()
         self.limits = Limits(self.settings, self.cfg.workers, self.sockets)
-        encoder, threads = self.wsgi.extensions["encoder"], ComputeThreads(nice=10)
+        encoder = self.wsgi.extensions["encoder"]
+        # They give way to the passes of the event loops, of this worker and of others.
+        threads = ComputeThreads(min(usable_cores(), MOST_THREADS), nice=10)
         self._batcher = Batcher(encoder, threads, self.limits, self._spread, metrics.record_forward_pass)
         encoder.run_in_worker(compute=self._batcher.compute, heartbeat=self._batcher.pause)
         self.application = Application(self, self._batcher, self.limits)
