@@ -69,12 +69,9 @@ class Connection:
         self._worker = worker
         self._answer = []
         self._discarded = 0
-        self._awaits_body = False
+        self._awaits_body = self._kept = False
         self._watched = INPUT
         self._expect_request(worker.settings.client_timeout)
-
-    def __hash__(self):
-        return id(self)
 
     @property
     def is_quiet(self):
@@ -124,10 +121,10 @@ class Connection:
         except OSError as error:
             self.drop(error)
             return
-        if not request.begun:
-            if not data:
-                self.close()
-                return
+        if not data and not request.begun:
+            self.close()
+            return
+        if not request.received:
             self.enter(State.READING, self._worker.settings.client_timeout)
         self.deadline += len(data) / SLOWEST
         try:
@@ -231,6 +228,7 @@ class Connection:
         self._worker.limits.answers.hold(self, 0)
         self.watch(INPUT)
         if not self.request.must_close:
+            self._kept = True
             self._expect_request(self._worker.cfg.keepalive)
         elif self.request.complete and not self._has_unread():
             self.close()
@@ -287,7 +285,7 @@ class Connection:
                 )
             )
             return
-        if self.state is not State.DISCARDING:
+        if self.state is State.WRITING or (self.state is State.READING and not self._kept):
             metrics.dropped.labels("slow").inc()
         self.close()
 

@@ -71,6 +71,7 @@ class Limits:
             ApiError: too many wait.
         """
         self._check_room()
+        connection.request.free_body()
         self.bodies.hold(connection, size)
 
     def admit_body(self, connection):

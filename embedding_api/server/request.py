@@ -94,6 +94,13 @@ class Request(HeaderPolicy):
             # What follows a complete request is not ours to judge.
             self.must_close = True
         self._raise_limits()
+        if self.complete:
+            # Each refers to the other: only a garbage collection would free them.
+            self._parser = None
+
+    def free_body(self):
+        """Free the body, which the application has read."""
+        self.body.truncate(0)
 
     def _parse(self, data):
         try:

@@ -10,7 +10,7 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.sync import SyncWorker
 
 from embedding_api import memory, metrics
-from embedding_api.config import process_settings
+from embedding_api.config import process_settings, usable_cores
 from embedding_api.encoder.compute_threads import ComputeThreads
 from embedding_api.server import limits
 from embedding_api.server.application import Application
@@ -23,6 +23,8 @@ from embedding_api.server.shared import SharedFlags
 TICK = 1
 # Connections that are accepted before those that are open have their turn.
 ACCEPTS = 8
+# Compute threads of a worker. Each keeps scratch memory of some MB, and there may be as many workers as cores.
+MOST_THREADS = 8
 # Seconds that a worker which leaves waits for clients that send nothing, and at most for any of them.
 QUIET_SECONDS = 1
 FAREWELL_SECONDS = 30
@@ -68,15 +70,18 @@ class Worker(SyncWorker):
     def _begin(self):
         self.settings = process_settings()
         self.limits = Limits(self.settings, self.cfg.workers, self.sockets)
-        encoder, threads = self.wsgi.extensions["encoder"], ComputeThreads(nice=10)
+        encoder = self.wsgi.extensions["encoder"]
+        # They give way to the passes of the event loops, of this worker and of others.
+        threads = ComputeThreads(min(usable_cores(), MOST_THREADS), nice=10)
         self._batcher = Batcher(encoder, threads, self.limits, self._spread, metrics.record_forward_pass)
         encoder.run_in_worker(compute=self._batcher.compute, heartbeat=self._batcher.pause)
         self.application = Application(self, self._batcher, self.limits)
         self.wsgi.extensions["server"] = self
         self._connections = {}
         self._ready = {}
-        self._late = self._was_large = False
-        self._left_at = None
+        self._was_large = False
+        # When it began to leave, and how many connections were in the backlog then.
+        self._left_at, self._on_time = None, 0
         self._next_tick = 0.0
         self._epoll = select.epoll()
         self._epoll.register(self.PIPE[0], select.EPOLLIN)
@@ -97,9 +102,7 @@ class Worker(SyncWorker):
         while self._ready and not self._batcher.is_full:
             self._handle_next()
         if self._ready:
-            # Beyond the limit requests are refused, and those that take no time are answered.
-            for _ in range(min(self.limits.excess(len(self._ready)), len(self._ready))):
-                self._handle_next(refuse=True)
+            self._refuse(self.limits.excess(len(self._ready)))
         self._batcher.turn()
         self.limits.admit_waiting()
         now = time.monotonic()
@@ -118,12 +121,17 @@ class Worker(SyncWorker):
         self.shared.set_idle(self.place, False)
         return events
 
-    def _handle_next(self, refuse=False):
-        """Go on with what has been ready for longest."""
+    def _refuse(self, excess):
+        """Go on with so many connections though there is no room; requests that take time are refused."""
+        for _ in range(min(excess, len(self._ready))):
+            self._handle_next(refuse=excess)
+
+    def _handle_next(self, refuse=0):
+        """Go on with what has been ready for longest; so many connections may be accepted to be refused."""
         descriptor = next(iter(self._ready))
         events = self._ready.pop(descriptor)
         if connection := self._connections.get(descriptor):
-            connection.refuse = refuse
+            connection.refuse = bool(refuse)
             connection.handle(events)
         elif descriptor in self._listeners:
             self._accept(*self._listeners[descriptor], refuse)
@@ -133,8 +141,8 @@ class Worker(SyncWorker):
         elif descriptor == self.PIPE[0]:
             os.read(self.PIPE[0], 4096)
 
-    def _accept(self, listener, server_address, refuse=False):
-        for _ in range(ACCEPTS):
+    def _accept(self, listener, server_address, refuse=0):
+        for _ in range(refuse or ACCEPTS):
             if self._batcher.is_full and not refuse:
                 return
             try:
@@ -147,7 +155,9 @@ class Worker(SyncWorker):
                 return
             client.setblocking(False)
             connection = Connection(client, address, server_address, self)
-            connection.refuse, connection.late = refuse, self._late
+            connection.refuse = bool(refuse)
+            connection.late = self._left_at is not None and not self._on_time
+            self._on_time = max(self._on_time - 1, 0)
             self._connections[client.fileno()] = connection
             self._epoll.register(client, INPUT)
             if len(self._connections) > self.cfg.worker_connections:
@@ -226,10 +236,7 @@ class Worker(SyncWorker):
         for connection in self._connections.values():
             connection.request.must_close = True
         if self.shared.stopping or self.ppid != os.getppid():
-            for listener, server_address in self._listeners.values():
-                for _ in range(-(-self.limits.backlog // ACCEPTS)):
-                    self._accept(listener, server_address)
-            self._late = True
+            self._on_time = self.limits.backlog
         else:
             self._close_listeners()
         while self._owes:
@@ -245,7 +252,9 @@ class Worker(SyncWorker):
 
     @property
     def _owes(self):
-        """Whether some client still waits for an answer, or may have sent a request."""
+        """Whether some client still waits for an answer, or may have sent a request, from before it began to leave."""
+        if self._on_time and self.limits.backlog:
+            return True
         return any(not connection.late for connection in self._connections.values())
 
     def _deadline(self, connection):
