@@ -1,4 +1,4 @@
-"""What the service needs of memory: `python -m benchmarks.memory`, five minutes on two cores.
+"""What the service needs of memory: `python -m benchmarks.memory`, up to ten minutes on two cores.
 
 Many clients at once send the largest requests that the limits allow, one kind after the other, each for some time:
 which is left when the time is over. Prints the proportional set size (PSS: shared pages count for their share) of each
@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from math import isqrt
 
 import click
 
@@ -37,7 +38,8 @@ def main(seconds):
         print(f"{settings.workers} workers; PSS in MB: master + workers = total\n")
         idle = memory(server)
         show("idle", idle)
-        back = [measure(server, name, *request, seconds, sum(idle)) for name, request in largest(settings).items()]
+        requests = largest(settings, server.get("/info").json["dimension"])
+        back = [measure(server, name, *request, seconds, sum(idle)) for name, request in requests.items()]
     raise SystemExit(not all(back))
 
 
@@ -54,14 +56,16 @@ def measure(server, name, path, body, seconds, idle):
     return sum(after) <= BACK * idle
 
 
-def largest(settings):
+def largest(settings, dimension):
     """By name, the path and the body of each kind."""
     many, few = settings.max_texts, settings.max_tokens // 512
-    each = settings.max_tokens // many
+    each, pairs = settings.max_tokens // many, isqrt(many * dimension)
+    ranked = {"rank": True, "texts": different_texts(many, 6)}
     requests = {
         f"{few} texts of 512 tokens": ("/embed", {"texts": different_texts(few, 512)}),
         f"{many} texts of {each} tokens": ("/embed", {"texts": different_texts(many, each)}),
-        f"{many} ranked texts": ("/similarity", {"query": "0", "texts": different_texts(many, each - 1), "rank": True}),
+        f"{many} ranked texts": ("/similarity", ranked | {"query": "0"}),
+        f"{pairs} texts ranked for each other": ("/similarity", ranked | {"texts": different_texts(pairs, 6)}),
         "one text of the largest body": ("/embed", {"texts": "." * (settings.max_body_bytes - 20)}),
     }
     return {name: (path, json.dumps(fields).encode()) for name, (path, fields) in requests.items()}
