@@ -20,6 +20,7 @@ from embedding_api.door import Door
 from embedding_api.errors import CODES, ClientGone, error_body, occupied, trace
 from embedding_api.exchange import Exchange
 from embedding_api.request_queue import QUEUE, WaitingRequest
+from embedding_api.server import prefix
 from embedding_api.visit import unread
 
 # Seconds until a worker looks around that nobody has woken: should the one die that was woken for a request.
@@ -199,6 +200,10 @@ class Worker(SyncWorker):
     def handle_quit(self, sig, frame):
         # At once: what is raised in a request would be answered with a 500 first.
         os._exit(0)
+
+    def handle_request(self, listener, req, client, addr):
+        client.refusal = client.refusal or prefix.admit(req)
+        super().handle_request(listener, req, client, addr)
 
     def answer(self, exchange, address):
         """Have Gunicorn read a request, and the application answer it."""

@@ -1,0 +1,1 @@
+"""How Gunicorn serves the application."""
