@@ -1,7 +1,7 @@
 """What the benchmarks send: short requests by wrk, as a client in Python would take too much of the cores that it
 shares with the service, and large ones, and a short one now and then beside them.
 
-A server is anything with a `url` and a method `embed(texts, timeout)` that returns a `tests.server.Reply`.
+A server is anything with a `url` and a method `embed(texts, timeout)` that returns a `tests.support.server.Reply`.
 """
 
 import json

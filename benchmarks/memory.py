@@ -19,7 +19,7 @@ from math import isqrt
 import click
 
 from embedding_api.config import Settings
-from tests.server import Server, pss, wait_until
+from tests.support.server import Server, pss, wait_until
 
 SAMPLE_SECONDS = 0.5
 CLIENTS = 32

@@ -21,7 +21,7 @@ import click
 from benchmarks.engine import DOCS, cpu, texts
 from benchmarks.load import Load
 from benchmarks.memory import wait_for_workers
-from tests.server import ROOT, Server
+from tests.support.server import ROOT, Server
 
 SHORT_TOKENS = 11
 CLIENTS = 1, 16

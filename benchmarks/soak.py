@@ -32,7 +32,7 @@ import orjson
 from embedding_api.config import Settings
 from embedding_api.encoder.model_files import find_model
 from tests.cranfield import load
-from tests.server import Server, embed_request
+from tests.support.server import Server, embed_request
 
 TOLERANCE = 2e-6
 WARM_SECONDS = 60

@@ -10,7 +10,7 @@ import pytest
 
 from embedding_api.__main__ import DEMO_NAME
 from embedding_api.config import usable_cores
-from server import ROOT, Server, wait_until
+from support.server import ROOT, Server, wait_until
 
 NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from benchmarks.load import LoadError, embed_fields
 from embedding_api.config import DEFAULT_MODEL, usable_cores
 from tests.nginx import free_port
-from tests.server import ROOT, Reply, pss
+from tests.support.server import ROOT, Reply, pss
 
 BENCH, APPS = ROOT / ".bench", ROOT / "benchmarks/peers"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
