@@ -18,7 +18,7 @@ import click
 from benchmarks.engine import cpu, texts
 from benchmarks.load import Load
 from benchmarks.memory import wait_for_workers
-from tests.server import Server, embed_request
+from tests.support.server import Server, embed_request
 
 TOKENS, CLIENTS = 11, 8
 READ_BYTES, READ_SECONDS = 256, 0.5

@@ -15,7 +15,7 @@ import click
 from benchmarks.engine import cpu, texts
 from benchmarks.load import Load
 from benchmarks.memory import wait_for_workers
-from tests.server import Server
+from tests.support.server import Server
 
 TOKENS = 11
 CLIENTS = 4, 16

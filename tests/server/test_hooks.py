@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from server import ROOT
+from support.server import ROOT
 
 IMPORT = """
 import os, runpy, sys, tempfile

@@ -8,7 +8,7 @@ import pytest
 from gunicorn.config import KNOWN_SETTINGS, Config
 
 from embedding_api.server import options
-from server import ROOT, Server
+from support.server import ROOT, Server
 
 TABLE = (Path(ROOT) / "docs/operations.md").read_text().partition("## Gunicorn's options")[2].partition("\n## ")[0]
 

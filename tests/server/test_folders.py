@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from embedding_api.server import folders
-from server import ROOT, Server, is_alive, wait_until
+from support.server import ROOT, Server, is_alive, wait_until
 
 HOLD = """
 import os, sys

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from embedding_api.server import prefix
-from server import Server
+from support.server import Server
 
 BROWSER = "text/html,*/*;q=0.8"
 
