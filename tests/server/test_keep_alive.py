@@ -11,7 +11,7 @@ import time
 import pytest
 
 from support.load import load
-from support.server import embed_request, get, post, wait_until
+from support.server import Client, embed_request, get, post, wait_until
 from tiny import BLOCKING_TEXT, text_taking
 
 JSON = {"Content-Type": "application/json"}
@@ -128,12 +128,12 @@ def test_large_answers_come_whole_though_they_are_read_slowly(slow):
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.settimeout(60)
     connection.connect(("127.0.0.1", slow.port))
-    with type(slow.client())(connection) as client:
-        for count in (100_000, 99_999):
+    with Client(connection) as client:
+        for count in (40_000, 39_999):
             client.send(embed_request(["a"] * count))
             time.sleep(0.2)
             reply = client.reply()
-            assert len(reply.body) > 5_000_000
+            assert len(reply.body) > 2_000_000
             assert len(reply.json["embeddings"]) == count
         assert client.ask(get("/health")).status == 200
 
@@ -151,7 +151,7 @@ def test_a_connection_that_is_idle_for_long_is_closed_without_a_word(impatient):
         # That is the time between requests, and not the time for one.
         assert not silent.is_closed()
         assert not slow.is_closed()
-    assert "embedding_connections_dropped_total" not in str(impatient.metrics())
+        assert not [name for name in impatient.metrics() if "dropped_total" in name]
 
 
 def test_connections_of_one_worker_go_over_to_an_idle_one(start):

@@ -21,12 +21,15 @@ def load(server, clients=4, keep_alive=True, text="a"):
         client = server.client()
         while not end.is_set():
             try:
-                if not keep_alive or client.is_closed():
+                if client.is_closed():
                     client.__exit__()
                     client = server.client()
                 reply = client.ask(request)
                 if reply is None or (reply.status, reply.body) != (200, expected):
                     failures.append(reply)
+                if reply is None or reply.headers["Connection"] == "close":
+                    client.__exit__()
+                    client = server.client()
             except OSError as error:
                 failures.append(error)
                 client = server.client()
