@@ -1,6 +1,6 @@
 # make serve   install, get the model and serve it on http://127.0.0.1:7860
 # make test    install, lint and test
-# make bench   measure the service beside others, for an hour (BENCH_FLAGS=… says what of it)
+# make bench   measure the service beside others, for an hour and a half (BENCH_FLAGS=… says what of it)
 # make kernel  install and build the kernel again, where that failed
 
 # The first Python of 3.11 or newer; PYTHON=… names another.

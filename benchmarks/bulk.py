@@ -24,7 +24,7 @@ from benchmarks import engines
 from benchmarks.engine import SPAWN, WORDS, Engine, cpu
 from embedding_api.config import usable_cores
 from tests.cranfield import load
-from tests.server import ROOT, pss
+from tests.support.server import ROOT, pss
 
 SHORT_TEXTS = 200_000
 MEDIAN_WORDS = 8

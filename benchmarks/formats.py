@@ -18,7 +18,7 @@ import openai
 from benchmarks.engine import cpu
 from embedding_api.config import Settings
 from embedding_api.encoder.model_files import find_model
-from tests.server import Server
+from tests.support.server import Server
 
 FORMATS = {"float": "float", "base64": openai.omit}
 TEXTS = [f"text number {number} of many" for number in range(512)]

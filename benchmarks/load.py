@@ -1,7 +1,7 @@
 """What the benchmarks send: short requests by wrk, as a client in Python would take too much of the cores that it
 shares with the service, and large ones, and a short one now and then beside them.
 
-A server is anything with a `url` and a method `embed(texts, timeout)` that returns a `tests.server.Reply`.
+A server is anything with a `url` and a method `embed(texts, timeout)` that returns a `tests.support.server.Reply`.
 """
 
 import json
@@ -11,20 +11,22 @@ import re
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import numpy as np
 
 SHORT_TIMEOUT = 30
-SHORT_PAUSE = 0.2  # from the start of one short query to that of the next
+SHORT_PAUSE = 0.15  # from the start of one short query to that of the next
 
 WRK = """
 local requests, place = {}, 0
 
 function init(arguments)
+  local headers = {["Content-Type"] = "application/json", ["Connection"] = arguments[4]}
   for body in io.lines(arguments[1]) do
-    requests[#requests + 1] = wrk.format("POST", arguments[2], {["Content-Type"] = "application/json"}, body)
+    requests[#requests + 1] = wrk.format("POST", arguments[2], headers, body)
   end
   place = tonumber(arguments[3])
 end
@@ -34,10 +36,11 @@ function request()
   return requests[place]
 end
 
-function done(summary)
+function done(summary, latency)
   local errors = summary.errors
   local sum = errors.connect + errors.read + errors.write + errors.status + errors.timeout
-  io.write(string.format("requests %d microseconds %d errors %d\\n", summary.requests, summary.duration, sum))
+  io.write(string.format("requests %d microseconds %d errors %d p50 %d p99 %d\\n",
+    summary.requests, summary.duration, sum, latency:percentile(50), latency:percentile(99)))
 end
 """
 
@@ -55,6 +58,15 @@ def embed_fields(texts):
     return {"texts": texts}
 
 
+@dataclass
+class Speed:
+    """Answers a second, and the seconds from a request to its answer."""
+
+    rate: float
+    p50: float
+    p99: float
+
+
 class Load:
     """Sends requests of one text each, by wrk with one thread.
 
@@ -70,19 +82,25 @@ class Load:
         self._count = len(texts)
         self._path = path
 
-    def __call__(self, server, clients, seconds):
-        """Answers a second; NaN where one of them was an error."""
+    def __call__(self, server, clients, seconds, connection="keep-alive"):
+        """The `Speed`, whose rate is NaN where an answer was an error.
+
+        Args:
+            connection: the header of each request: "keep-alive", or "close" for a new connection for each.
+        """
         options = ["-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", f"{SHORT_TIMEOUT}s", "-s", str(self._script)]
-        arguments = [server.url, "--", str(self._bodies), self._path, str(random.randrange(self._count))]
-        output = subprocess.run(
-            ["wrk", *options, *arguments], capture_output=True, text=True, check=True, timeout=seconds + 60
-        ).stdout
-        found = re.search(r"^requests (\d+) microseconds (\d+) errors (\d+)$", output, re.MULTILINE)
-        requests, microseconds, errors = map(int, found.groups())
+        arguments = [server.url, "--", str(self._bodies), self._path, str(random.randrange(self._count)), connection]
+        ended = subprocess.run(["wrk", *options, *arguments], capture_output=True, text=True, timeout=seconds + 60)
+        if ended.returncode:
+            raise LoadError(f"wrk has failed: {ended.stderr or ended.stdout}")
+        output = ended.stdout
+        found = re.search(r"^requests (\d+) microseconds (\d+) errors (\d+) p50 (\d+) p99 (\d+)$", output, re.MULTILINE)
+        requests, microseconds, errors, p50, p99 = map(int, found.groups())
+        rate = requests / microseconds * 1e6
         if errors or not requests or "Non-2xx" in output:
             print(f"  {errors} errors beside {requests} answers:\n{output}")
-            return math.nan
-        return requests / microseconds * 1e6
+            rate = math.nan
+        return Speed(rate, p50 / 1e6, p99 / 1e6)
 
 
 def wait_until_quiet():
@@ -104,27 +122,30 @@ def _processor_ticks():
     return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
 
 
-def short_beside_bulk(server, short_texts, requests, clients, idle_seconds):
+def short_alone(server, texts, seconds):
+    """p50 and p95, in seconds, of a short query now and then, for so long."""
+    stop = time.monotonic() + seconds
+    return np.percentile(short_queries(server, texts, lambda: time.monotonic() >= stop), (50, 95))
+
+
+def short_beside_bulk(server, short_texts, requests, clients):
     """Send large requests, and a short query now and then beside them.
 
     Args:
         short_texts: an iterator over texts.
         requests: the large requests, each a list of texts, which so many clients send.
-        idle_seconds: for how long to send short queries alone before.
 
     Returns:
-        A dictionary: "idle" and "beside", p50 and p95 of the short query in seconds; "rate", the texts a second of the
-        large requests; "sent", how many short queries were sent beside them; "refused", how often a large one was.
+        A dictionary: "short", p50 and p95 of the short query in seconds; "rate", the texts a second of the large
+        requests; "sent", how many short queries were sent beside them; "refused", how often a large one was.
     """
-    stop = time.monotonic() + idle_seconds
-    idle = short_queries(server, short_texts, lambda: time.monotonic() >= stop)
     with ThreadPoolExecutor(1) as pool:
         sent = pool.submit(send_all, server, clients, requests)
         time.sleep(SHORT_PAUSE)
-        beside_it = short_queries(server, short_texts, sent.done)
+        taken = short_queries(server, short_texts, sent.done)
     seconds, refused = sent.result()
-    percentiles = {"idle": np.percentile(idle, (50, 95)), "beside": np.percentile(beside_it, (50, 95))}
-    return percentiles | {"rate": sum(map(len, requests)) / seconds, "sent": len(beside_it), "refused": refused}
+    rate = sum(map(len, requests)) / seconds
+    return {"short": np.percentile(taken, (50, 95)), "rate": rate, "sent": len(taken), "refused": refused}
 
 
 def short_queries(server, texts, done):

@@ -1,77 +1,74 @@
-"""What the service needs of memory: `python -m benchmarks.memory`, half an hour on two cores.
+"""What the service needs of memory: `python -m benchmarks.memory`, up to ten minutes on two cores.
 
-Says what a further worker costs. Then it starts the default number of workers, sends as many of the largest requests
-that the limits allow at the same time, and prints the proportional set size (PSS: shared pages count for their share)
-of each process and in total: before, at the highest moment (sampled twice a second) and after. Linux only.
+Many clients at once send the largest requests that the limits allow, one kind after the other, each for some time:
+which is left when the time is over. Prints the proportional set size (PSS: shared pages count for their share) of each
+process and in total: before, at the highest moment (sampled twice a second), and after each kind. It exits with 1 if
+the memory does not come back. Linux only.
 """
 
+import contextlib
+import http.client
+import json
 import tempfile
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from math import isqrt
+
+import click
 
 from embedding_api.config import Settings
-from tests.server import Server, pss, wait_until
+from tests.support.server import Server, pss, wait_until
 
 SAMPLE_SECONDS = 0.5
-FEW_AND_MANY = 4, 12
+CLIENTS = 32
+# Until the memory must be back, and how much more than idle that may be.
+BACK_SECONDS, BACK = 60, 1.1
 
 
-def main():
-    a_further_worker()
+@click.command()
+@click.option("--seconds", default=40, show_default=True, help="How long each kind of request is sent.")
+def main(seconds):
+    settings = Settings.from_env()
     with tempfile.TemporaryDirectory() as directory, Server({}, directory) as server:
         wait_for_workers(server)
-        measure(server, Settings.from_env())
+        server.embed("warm")
+        time.sleep(2)
+        print(f"{settings.workers} workers; PSS in MB: master + workers = total\n")
+        idle = memory(server)
+        show("idle", idle)
+        requests = largest(settings, server.get("/info").json["dimension"])
+        back = [measure(server, name, *request, seconds, sum(idle)) for name, request in requests.items()]
+    raise SystemExit(not all(back))
 
 
-def a_further_worker():
-    """What each further worker adds, before and after all have worked."""
-    totals = []
-    for workers in FEW_AND_MANY:
-        with (
-            tempfile.TemporaryDirectory() as directory,
-            Server({"WEB_CONCURRENCY": str(workers)}, directory, ["gunicorn", "wsgi:app"]) as server,
-        ):
-            wait_for_workers(server)
-            time.sleep(2)
-            idle = sum(memory(server))
-            for _ in range(2):
-                on_all_workers(server, workers, different_texts(16, 512))
-                on_all_workers(server, workers, different_texts(1024, 8))
-            totals.append((idle, sum(memory(server))))
-    (idle_few, after_few), (idle_many, after_many) = totals
-    more = FEW_AND_MANY[1] - FEW_AND_MANY[0]
-    print(
-        f"A further worker: {(idle_many - idle_few) / more:.0f} MB idle, {(after_many - after_few) / more:.0f} MB after"
-        " work\n",
-        flush=True,
-    )
+def measure(server, name, path, body, seconds, idle):
+    """Whether the memory is back to what it was, idle, some time after these requests."""
+    with highest_total(lambda: memory(server)) as samples:
+        statuses = send(server, path, body, seconds)
+    show(f"peak, {name}", max(samples, key=sum), statuses)
+    began = time.monotonic()
+    while sum(memory(server)) > BACK * idle and time.monotonic() < began + BACK_SECONDS:
+        time.sleep(SAMPLE_SECONDS)
+    after = memory(server)
+    show(f"{time.monotonic() - began:.0f} s after, {sum(after) / idle - 1:+.0%} of idle", after)
+    return sum(after) <= BACK * idle
 
 
-def wait_for_workers(server):
-    """Until all of them have started; the first one serves alone for a moment."""
-    workers = server.get("/info").json["workers"]
-    wait_until(lambda: server.started() >= workers)
-
-
-def measure(server, settings):
-    print(f"{settings.workers} workers; PSS in MB: master + workers = total\n")
-    show("idle", memory(server))
-    for name, texts in largest_requests(settings).items():
-        with highest_total(lambda: memory(server)) as samples:
-            seconds = on_all_workers(server, settings.workers, texts)
-        show(f"peak, {name}, {seconds:.0f} s", max(samples, key=lambda sample: sum(sample)))
-    show("after", memory(server))
-
-
-def largest_requests(settings):
+def largest(settings, dimension):
+    """By name, the path and the body of each kind."""
     many, few = settings.max_texts, settings.max_tokens // 512
-    each = settings.max_tokens // many
-    return {
-        f"{few} texts of 512 tokens": different_texts(few, 512),
-        f"{many} texts of {each} tokens": different_texts(many, each),
-        "one text of the largest body": "." * (settings.max_body_bytes - 20),
+    each, pairs = settings.max_tokens // many, isqrt(many * dimension)
+    ranked = {"rank": True, "texts": different_texts(many, 6)}
+    requests = {
+        f"{few} texts of 512 tokens": ("/embed", {"texts": different_texts(few, 512)}),
+        f"{many} texts of {each} tokens": ("/embed", {"texts": different_texts(many, each)}),
+        f"{many} ranked texts": ("/similarity", ranked | {"query": "0"}),
+        f"{pairs} texts ranked for each other": ("/similarity", ranked | {"texts": different_texts(pairs, 6)}),
+        "one text of the largest body": ("/embed", {"texts": "." * (settings.max_body_bytes - 20)}),
     }
+    return {name: (path, json.dumps(fields).encode()) for name, (path, fields) in requests.items()}
 
 
 def different_texts(count, tokens):
@@ -79,20 +76,34 @@ def different_texts(count, tokens):
     return [f"{number // 100} {number % 100} " + "word " * (tokens - 4) for number in range(count)]
 
 
-def on_all_workers(server, workers, texts):
-    """Send a request for each worker at the same moment: each of them is busy with one. Returns seconds."""
-    start = time.monotonic()
-    with ThreadPoolExecutor(workers) as clients:
-        list(clients.map(lambda texts: patiently(server, texts), [texts] * workers))
-    return time.monotonic() - start
+def send(server, path, body, seconds):
+    """How many answers of each status many clients get, until they leave after so many seconds."""
+    end, statuses = time.monotonic() + seconds, Counter()
+
+    def run(_):
+        while (left := end - time.monotonic()) > 0:
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=left)) as connection:
+                try:
+                    connection.request("POST", path, body, {"Content-Type": "application/json"})
+                    response = connection.getresponse()
+                    response.read()
+                    statuses[response.status] += 1
+                    if response.status != 200:
+                        time.sleep(1)
+                except TimeoutError:
+                    statuses["left"] += 1
+                except (OSError, http.client.HTTPException) as error:
+                    statuses[type(error).__name__] += 1
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        list(pool.map(run, range(CLIENTS)))
+    return dict(statuses)
 
 
-def patiently(server, texts):
-    """Send a request until it is accepted: one worker remains without a large one."""
-    while (reply := server.embed(texts)).status == 503:
-        time.sleep(float(reply.headers["Retry-After"]))
-    if reply.status != 200:
-        raise SystemExit(f"The service answered {reply.status}: {reply.body[:300]!r}")
+def wait_for_workers(server):
+    """Until all of them have started; the first one serves alone for a moment."""
+    workers = server.get("/info").json["workers"]
+    wait_until(lambda: server.started() >= workers)
 
 
 class highest_total:
@@ -124,8 +135,9 @@ def memory(server):
     return [pss(pid) for pid in (server.pid, *server.workers())]
 
 
-def show(name, sample):
-    print(f"  {name:45} {' + '.join(f'{value:.0f}' for value in sample):20} = {sum(sample):5.0f}", flush=True)
+def show(name, sample, statuses=""):
+    total = f"{' + '.join(f'{value:.0f}' for value in sample)} = {sum(sample):.0f}"
+    print(f"  {name:45} {total} {statuses}", flush=True)
 
 
 if __name__ == "__main__":

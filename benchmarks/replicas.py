@@ -25,7 +25,7 @@ from embedding_api.config import Settings
 from embedding_api.encoder.model_files import find_model
 from tests.cranfield import load
 from tests.nginx import Nginx, free_port
-from tests.server import Server
+from tests.support.server import Server
 
 CLIENTS = 16
 

@@ -1,176 +1,116 @@
-"""Where the time of one short request goes: `python -m benchmarks.request`, some two minutes on two cores.
+"""Where the CPU time of one short request goes: `python -m benchmarks.request`, some two minutes on two cores.
 
-Starts the service with clocks around each of its parts, in every worker and both of its threads, and sends it queries
-by wrk. A part's time is the CPU time of its thread, without that of the parts that it calls. How long a request waits
-for a worker, the service's own metrics say. Then the pass is left out (vectors of ones), without any clocks, and the
-CPU time of all workers is read from /proc: what a request costs apart from the pass, which leaves the caches to it. The
-table goes to docs/.
+Sends queries by wrk on connections that it keeps. The CPU time of all workers is read from /proc: with the forward
+pass, and with vectors of ones in its place, which is what a request costs apart from the pass. The second time, a timer
+of CPU time interrupts each worker's main thread, and its sample counts for the innermost module that is not Python's
+own. The table goes to docs/.
 """
 
 import json
 import os
 import re
+import signal
 import tempfile
-import threading
 from collections import Counter
 from datetime import date
-from functools import wraps
 from pathlib import Path
 from statistics import median
-from time import thread_time_ns
 
 import click
 
 from benchmarks.engine import DOCS, cpu, texts
 from benchmarks.load import Load
 from benchmarks.memory import wait_for_workers
-from tests.server import ROOT, Server
+from tests.support.server import ROOT, Server
 
 SHORT_TOKENS = 11
 CLIENTS = 1, 16
 SECONDS = 6
 WARM_SECONDS = 1
 TICK = os.sysconf("SC_CLK_TCK")
-PASS, ANSWER = "the forward pass", "JSON of the answer"
-WAITS = {"elapsed: waiting for a worker": "embedding_queue_seconds_sum"}
+SAMPLE_SECONDS = 0.002
+LEAST = 0.03  # of a request's time, for a line of its own
 
-# What is added to Gunicorn's configuration: a hook of this module is called in each worker.
+# What is added to Gunicorn's configuration.
 CONFIG = """
-import os
-from pathlib import Path
 from benchmarks import request
 
-_init, _exit = post_worker_init, worker_exit
+_init = post_worker_init
 
 def post_worker_init(worker):
     _init(worker)
-    request.{hook}(worker)
-
-def worker_exit(server, worker):
-    request.write(Path({directory!r}) / str(os.getpid()))
-    _exit(server, worker)
+    request.without_pass(worker, {directory!r})
 """
 
-_spent, _calls = Counter(), Counter()
-_current = threading.local()
 
-
-def clock(part, function):
-    """The function, with the CPU time that it takes noted as that of a part."""
-
-    @wraps(function)
-    def measured(*arguments, **options):
-        outer = getattr(_current, "inner", 0)
-        _current.inner = 0
-        began = thread_time_ns()
-        try:
-            return function(*arguments, **options)
-        finally:
-            taken = thread_time_ns() - began
-            _spent[part] += taken - _current.inner
-            _calls[part] += 1
-            _current.inner = outer + taken
-
-    return measured
-
-
-def with_clocks(worker):
-    """Put a clock around each part of a worker, in its process."""
-    import embedding_api.embed
-    from embedding_api import json_provider
-    from embedding_api.door import Door
-    from embedding_api.encoder.encoder import Encoder
-    from embedding_api.visit import QUEUE
-
-    app = worker.wsgi
-    engine = app.extensions["encoder"]._engine
-    patches = [
-        ("the door: accept, read, close", Door, ["_accept", "_resume", "_begin_unsent"]),
-        ("the queue", type(QUEUE), ["put", "get"]),
-        ("the worker's round", type(worker), ["_serve_next"]),
-        ("Gunicorn: parse the head, make the environ, write", type(worker), ["answer"]),
-        ("sending", type(worker), ["_send"]),
-        ("validation: the body and its fields", embedding_api.embed, ["load_payload"]),
-        ("tokenizing", Encoder, ["tokenize"]),
-        ("around the pass: micro-batches, normalising", Encoder, ["encode"]),
-        (ANSWER, json_provider.OrjsonProvider, ["response"]),
-        (PASS, type(engine), ["forward"]),
-    ]
-    for part, owner, names in patches:
-        for name in names:
-            setattr(owner, name, clock(part, getattr(owner, name)))
-    app.wsgi_app = clock("Flask: route, context, response", app.wsgi_app)
-    for functions in (app.before_request_funcs, app.after_request_funcs, app.teardown_request_funcs):
-        for function_list in functions.values():
-            function_list[:] = [clock(_name(function), function) for function in function_list]
-
-
-def _name(function):
-    module = function.__module__.rpartition(".")[2]
-    return {"logs": "log", "metrics": "metrics"}.get(module, "other hooks: request id, access, headers")
-
-
-def without_pass(worker):
-    """Leave the forward pass out."""
+def without_pass(worker, directory):
+    """Leave the forward pass out, and sample in which module the process is; SIGUSR2 writes that to a file."""
     import numpy as np
 
     encoder = worker.wsgi.extensions["encoder"]
-    type(encoder._engine).forward = lambda self, batch: np.ones((len(batch), encoder.dimension), dtype=np.float32)
+    type(encoder._engine).forward = lambda self, batch: np.ones((len(batch), encoder.dimension), np.float32)
+    samples = Counter()
+
+    def sample(number, frame):
+        while frame and not (name := module(frame.f_code.co_filename)):
+            frame = frame.f_back
+        samples[name if frame else "Python"] += 1
+
+    signal.signal(signal.SIGPROF, sample)
+    signal.signal(signal.SIGUSR2, lambda *_: (Path(directory) / str(os.getpid())).write_text(json.dumps(samples)))
+    signal.setitimer(signal.ITIMER_PROF, SAMPLE_SECONDS, SAMPLE_SECONDS)
 
 
-def write(path):
-    path.write_text(json.dumps([_spent, _calls]))
+def module(path):
+    """The package that a file is of, or of this service the module; None of Python's own and of this one."""
+    found = re.search(r"site-packages/(\w+)|(embedding_api/.+)\.py$", path)
+    return found and (found[1] or found[2])
 
 
 @click.command()
 @click.option("--rounds", default=3, show_default=True)
 def main(rounds):
     short = list(dict.fromkeys(texts(20_000, SHORT_TOKENS)))
-    parts = {clients: [] for clients in CLIENTS}
-    apart, waits = {clients: [] for clients in CLIENTS}, {clients: [] for clients in CLIENTS}
+    whole, apart, parts = ({clients: [] for clients in CLIENTS} for _ in range(3))
     for _ in range(rounds):
         for clients in CLIENTS:
-            _, taken, waited = run("with_clocks", clients, short)
-            parts[clients].append(taken)
-            waits[clients].append(waited)
-            apart[clients].append(run("without_pass", clients, short)[0])
-    text = table(parts, waits, apart, rounds)
+            whole[clients].append(run(clients, short, "")[0])
+            milliseconds, samples = run(clients, short, CONFIG)
+            apart[clients].append(milliseconds)
+            parts[clients].append({name: milliseconds * count / samples.total() for name, count in samples.items()})
+    text = table(whole, apart, parts, rounds)
     print(text)
     page = DOCS / "performance.md"
     before, after = re.split(r"(?<=<!-- request -->\n).*(?=<!-- /request -->)", page.read_text(), flags=re.DOTALL)
     page.write_text(f"{before}{text}\n{after}")
 
 
-def run(hook, clients, short):
-    """Milliseconds a request: CPU time of all workers by /proc, CPU time by part, and the waits by what for."""
+def run(clients, short, added):
+    """Milliseconds of CPU time a request, by /proc, and how many samples were taken in each module."""
     with tempfile.TemporaryDirectory() as directory:
         directory = Path(directory)
-        clocks = directory / "clocks"
-        clocks.mkdir()
+        samples = directory / "samples"
+        samples.mkdir()
         config = directory / "gunicorn.conf.py"
-        own = (ROOT / "gunicorn.conf.py").read_text()
-        config.write_text(own + CONFIG.format(hook=hook, directory=str(clocks)))
-        with Server({"EMBEDDING_LOG_FORMAT": "text"}, directory, ["gunicorn", "-c", str(config), "wsgi:app"]) as server:
+        config.write_text((ROOT / "gunicorn.conf.py").read_text() + added.format(directory=str(samples)))
+        with Server({}, directory, ["gunicorn", "-c", str(config), "wsgi:app"]) as server:
             wait_for_workers(server)
             load = Load(directory, "short", short)
             load(server, clients, WARM_SECONDS)
-            before, seconds = server.metrics(), cpu_seconds(server)
+            before, seconds = answers(server), cpu_seconds(server)
             load(server, clients, SECONDS)
-            seconds, after = cpu_seconds(server) - seconds, server.metrics()
-            count = answers(after) - answers(before)
-            waited = {what: 1000 * (after.get(name, 0) - before.get(name, 0)) / count for what, name in WAITS.items()}
-        spent, calls = Counter(), Counter()
-        for file in clocks.iterdir():
-            of_worker = json.loads(file.read_text())
-            spent.update(of_worker[0])
-            calls.update(of_worker[1])
-    return 1000 * seconds / count, {part: taken / calls[ANSWER] / 1e6 for part, taken in spent.items()}, waited
+            seconds, count = cpu_seconds(server) - seconds, answers(server) - before
+            if added:
+                for pid in server.workers():
+                    os.kill(pid, signal.SIGUSR2)
+        files = [json.loads(file.read_text()) for file in samples.iterdir()]
+    return 1000 * seconds / count, sum(map(Counter, files), Counter())
 
 
-def answers(figures):
-    return sum(
-        value for name, value in figures.items() if name.startswith("embedding_requests_total") and '"/embed"' in name
-    )
+def answers(server):
+    """How many requests to /embed were answered."""
+    figures = server.metrics().items()
+    return sum(value for name, value in figures if name.startswith("embedding_requests_total") and '"/embed"' in name)
 
 
 def cpu_seconds(server):
@@ -181,30 +121,28 @@ def cpu_seconds(server):
     return total / TICK
 
 
-def table(parts, waits, apart, rounds):
-    """A line for each part, the longest first, what all but the pass take together, and the waits."""
-    clients = [f"{count} client{'s' * (count > 1)}" for count in CLIENTS]
-    lines = [
-        f"{cpu()}, {date.today()}, medians of {rounds} rounds, {SHORT_TOKENS} tokens, milliseconds of CPU time:",
-        "",
-        f"| | {' | '.join(clients)} |",
-        "|---|" + "---|" * len(CLIENTS),
-    ]
-
-    def line(name, values):
-        lines.append(f"| {name} | {' | '.join(f'{value:.2f}' for value in values)} |")
-
-    middle = {
-        count: {part: median(one[part] for one in rounds) for part in rounds[0]} for count, rounds in parts.items()
+def table(whole, apart, parts, rounds):
+    """A line for each module, the longest first, and those for all of a request."""
+    names = Counter({name: median(one.get(name, 0) for one in parts[CLIENTS[0]]) for name in parts[CLIENTS[0]][0]})
+    shown = [name for name, value in names.most_common() if value > LEAST * median(apart[CLIENTS[0]])]
+    rest = {
+        clients: [sum(one.values()) - sum(one.get(name, 0) for name in shown) for one in parts[clients]]
+        for clients in CLIENTS
     }
-    for part in sorted(middle[CLIENTS[0]], key=middle[CLIENTS[0]].get, reverse=True):
-        line(part, [middle[count][part] for count in CLIENTS])
-    others = [sum(taken for part, taken in middle[count].items() if part != PASS) for count in CLIENTS]
-    line("**all but the pass**, with the pass in between and clocks", others)
-    line("**all but the pass**, with the pass left out and no clocks", [median(apart[count]) for count in CLIENTS])
-    for what in WAITS:
-        line(what, [median(one[what] for one in waits[count]) for count in CLIENTS])
-    return "\n".join(lines)
+    rows = {name: {clients: [one.get(name, 0) for one in parts[clients]] for clients in CLIENTS} for name in shown}
+    rows |= {"others": rest, "**all but the pass**": apart, "with the pass": whole}
+    return "\n".join(
+        [
+            f"{cpu()}, {date.today()}, medians of {rounds} rounds, {SHORT_TOKENS} tokens, milliseconds of CPU time:",
+            "",
+            f"| | {' | '.join(f'{count} client' + 's' * (count > 1) for count in CLIENTS)} |",
+            "|---|" + "---|" * len(CLIENTS),
+            *(
+                f"| {name} | {' | '.join(f'{median(row[count]):.2f}' for count in CLIENTS)} |"
+                for name, row in rows.items()
+            ),
+        ]
+    )
 
 
 if __name__ == "__main__":

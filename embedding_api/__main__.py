@@ -38,7 +38,8 @@ def serve():
     """Fetch the model and serve it with Gunicorn; where the Hub cannot be reached, serve a demo model instead."""
     settings = _settings()
     _check_free(settings.bind)
-    environment = dict(os.environ)
+    # Gunicorn reads WEB_CONCURRENCY before the service does, and fails on an empty one.
+    environment = os.environ | {"WEB_CONCURRENCY": str(settings.workers)}
     try:
         _find_model(settings)
     except click.ClickException as error:

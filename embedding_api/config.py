@@ -3,23 +3,20 @@
 import functools
 import os
 import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import joblib
 from environs import Env, EnvError, validate
-
-MOST_PLACES = 1024
 
 DEFAULT_MODEL = "BAAI/bge-small-en-v1.5"
 DEFAULT_REVISION = "5c38ec7c405ec4b44b94cc5a9bb96e735b38267a"
 
-WORKERS_PER_CORE = 5
-MOST_WORKERS = 64
+MOST_WAITING = 1024
 
 
 class ConfigError(Exception):
-    """A mistake of whoever runs the service, told in one sentence that says what to set."""
+    """An operator's mistake. The message is one sentence that says what to set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +55,18 @@ class Settings:
             ConfigError: names the first setting whose value makes no sense.
         """
         env = Env()
-        engine = _one_of(env, "EMBEDDING_ENGINE", "auto", "reference")
         return cls(
             model=env.str("EMBEDDING_MODEL", "") or None,
             revision=env.str("EMBEDDING_REVISION", "") or None,
             model_name=env.str("EMBEDDING_MODEL_NAME", "") or None,
             query_prompt=env.str("EMBEDDING_QUERY_PROMPT", None),
-            engine=engine,
+            engine=_one_of(env, "EMBEDDING_ENGINE", "auto", "reference"),
             dtype=_one_of(env, "EMBEDDING_DTYPE", "float32", "bfloat16"),
             accept_models=_one_of(env, "EMBEDDING_ACCEPT_MODELS", "any", "served"),
             max_texts=_whole_number(env, "EMBEDDING_MAX_TEXTS", cls.max_texts),
             max_body_bytes=_whole_number(env, "EMBEDDING_MAX_BODY_BYTES", cls.max_body_bytes),
             max_tokens=_whole_number(env, "EMBEDDING_MAX_TOKENS", cls.max_tokens),
-            max_waiting=_whole_number(env, "EMBEDDING_MAX_WAITING", cls.max_waiting, MOST_PLACES),
+            max_waiting=_whole_number(env, "EMBEDDING_MAX_WAITING", cls.max_waiting, MOST_WAITING),
             client_timeout=_whole_number(env, "EMBEDDING_CLIENT_TIMEOUT", cls.client_timeout),
             api_keys=_api_keys(env),
             open_metrics=_one_of(env, "EMBEDDING_METRICS", "key", "open") == "open",
@@ -78,7 +74,7 @@ class Settings:
             log_format=_one_of(env, "EMBEDDING_LOG_FORMAT", "text", "json"),
             log_level=_one_of(env, "EMBEDDING_LOG_LEVEL", "info", "warning", "error"),
             bind=_bind(env),
-            workers=_whole_number(env, "WEB_CONCURRENCY", None) or _default_workers(engine),
+            workers=_whole_number(env, "WEB_CONCURRENCY", None) or usable_cores(),
         )
 
 
@@ -90,13 +86,11 @@ def process_settings():
 
 def usable_cores():
     """The number of cores this process may use: its CPU affinity and its cgroup's quota, rounded up."""
-    return joblib.cpu_count()
-
-
-def _default_workers(engine):
-    """Several workers for each core; one for each with sentence-transformers, of which every worker keeps a part."""
-    cores = usable_cores()
-    return cores
+    # joblib.cpu_count() is 1 where /dev/shm cannot be written to, and the import warns of that.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        from joblib.externals.loky import cpu_count
+    return cpu_count()
 
 
 def _whole_number(env, name, default, maximum=None):

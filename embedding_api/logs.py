@@ -64,7 +64,7 @@ def note(**figures):
 def log_unreadable(name, status, error):
     """The line for a request, by its id, of which nothing is known but what is wrong with it."""
     fields = {"request_id": name, "method": "-", "route": "-", "status": status}
-    _log.info("- - %d %s", status, type(error).__name__, extra=fields)
+    _log.info("- - %d %s", status, error.code, extra=fields)
 
 
 def _start():

@@ -1,8 +1,8 @@
 """`GET /metrics`: figures for Prometheus, summed over all workers, the living and the dead.
 
-Each worker writes to files in a directory that Gunicorn's configuration has made, and whichever is asked reads all of
-them. The files are named by the worker's place among its siblings and not by its process id: who takes the place of a
-dead worker goes on with its counts, so nothing is lost, and there are never more files than workers at a time.
+Each worker writes to files in a directory that Gunicorn's master has made, and whichever is asked reads all of them.
+The files are named by the worker's place among its siblings and not by its process id: who takes the place of a dead
+worker goes on with its counts, so nothing is lost, and there are never more files than workers at a time.
 """
 
 import os
@@ -19,19 +19,22 @@ from embedding_api.operation import operation
 
 blueprint = Blueprint("metrics", __name__)
 
-_DIRECTORY = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+_directory = None
 _place = 0
-if _DIRECTORY:
-    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: _place)
 
 # Where there is no such directory, as in tests, this process alone is counted.
 _process = CollectorRegistry()
+# Those without labels have a value from the beginning.
+_without_labels = []
 _ATTEMPTS = 10
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
 def _metric(kind, name, about, labels=(), **options):
-    return kind(f"embedding_{name}", about, labels, registry=_process, **options)
+    metric = kind(f"embedding_{name}", about, labels, registry=_process, **options)
+    if not labels:
+        _without_labels.append(metric)
+    return metric
 
 
 _requests = _metric(Counter, "requests", "Answers, by the request's route and their status.", ["route", "status"])
@@ -50,6 +53,16 @@ dropped = _metric(Counter, "connections_dropped", "Connections closed before the
 _workers = _metric(Counter, "workers_started", "Workers started, the first ones included.")
 
 
+def share(directory):
+    """Count in files of this directory, for all processes that are forked from this one. To call before any count."""
+    global _directory
+    _directory = os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
+    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: _place)
+    # prometheus-client chooses when it is imported, which is too early: modules make no files.
+    for metric in _without_labels:
+        metric._metric_init()
+
+
 def run_in_worker(place):
     """Settle in a worker process after the fork. `place` is its number among those that live, from 1."""
     global _place
@@ -59,8 +72,8 @@ def run_in_worker(place):
 
 def forget(place):
     """What the worker in this place was doing when it ended, it no longer does."""
-    if _DIRECTORY:
-        mark_process_dead(place, _DIRECTORY)
+    if _directory:
+        mark_process_dead(place, _directory)
 
 
 def count(status, route="none"):
@@ -85,7 +98,7 @@ def init_app(app):
 @operation("Figures for Prometheus", kind="text/plain")
 def metrics():
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, _DIRECTORY) if _DIRECTORY else registry.register(_process)
+    MultiProcessCollector(registry, _directory) if _directory else registry.register(_process)
     registry.register(_Service(current_app.extensions["encoder"], current_app.extensions["server"]))
     return Response(_text(registry), content_type=CONTENT_TYPE_LATEST)
 

@@ -20,24 +20,29 @@ _POLICY = (
 )
 
 
-@blueprint.get("/")
+# Under a prefix its path may be empty. The framework's own answer to that would be a redirect as an HTML page.
+@blueprint.get("/", strict_slashes=False)
 @operation("What there is; for browsers, a page")
 def index():
-    accepted = request.accept_mimetypes
+    accepted, root = request.accept_mimetypes, request.script_root
     if accepted.best_match(["application/json", "text/html"]) != "text/html":
         response = current_app.json.response(
-            message='This is an embedding API: POST {"texts": ["…"]} to /embed and get a vector for each text.',
-            embed="/embed",
-            openai="/v1/embeddings",
-            similarity="/similarity",
-            tokenize="/tokenize",
-            docs="/docs",
-            openapi="/openapi.json",
-            health="/health",
-            ready="/ready",
-            metrics="/metrics",
-            info="/info",
+            message='This is an embedding API: POST {"texts": ["…"]} to'
+            f" {root}/embed and get a vector for each text.",
+            embed=f"{root}/embed",
+            openai=f"{root}/v1/embeddings",
+            similarity=f"{root}/similarity",
+            tokenize=f"{root}/tokenize",
+            docs=f"{root}/docs",
+            openapi=f"{root}/openapi.json",
+            health=f"{root}/health",
+            ready=f"{root}/ready",
+            metrics=f"{root}/metrics",
+            info=f"{root}/info",
         )
+    elif not request.environ["PATH_INFO"]:
+        # The page's links are relative to the slash.
+        response = Response(status=308, headers={"Location": f"{root}/"}, mimetype="text/plain")
     else:
         settings = current_app.extensions["settings"]
         keyed = bool(settings.api_keys)

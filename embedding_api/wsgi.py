@@ -1,12 +1,35 @@
 """The application that Gunicorn serves: `gunicorn wsgi:app` in the repository, `embedding_api.wsgi:app` elsewhere."""
 
+import logging
+import os
+import re
+import shlex
 import sys
+from pathlib import Path
 
 from gunicorn.arbiter import Arbiter
 
 from embedding_api import create_app
 from embedding_api.config import ConfigError, process_settings
 
+
+def _warn_of_missing_configuration():
+    """Say so when Gunicorn has read no configuration, and nobody has chosen another one with `-c`.
+
+    It looks for gunicorn.conf.py in the folder that it is called in, also with `--chdir`.
+    """
+    arguments = [*sys.argv[1:], *shlex.split(os.environ.get("GUNICORN_CMD_ARGS", ""))]
+    is_gunicorn = os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn")
+    is_chosen = "embedding_api.server.hooks" in sys.modules or any(re.match("-c|--conf", each) for each in arguments)
+    if is_gunicorn and not is_chosen:
+        logging.getLogger("gunicorn.error").warning(
+            "Gunicorn has not read the service's configuration, so BIND, WEB_CONCURRENCY and the service's own worker"
+            " have no effect: start it with -c %s",
+            Path(__file__).resolve().with_name("gunicorn.conf.py"),
+        )
+
+
+_warn_of_missing_configuration()
 try:
     app = create_app(process_settings())
 except ConfigError as error:

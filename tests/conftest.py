@@ -16,7 +16,7 @@ from embedding_api.__main__ import DEMO_NAME, DEMO_PACKAGE
 from embedding_api.config import DEFAULT_MODEL, DEFAULT_REVISION, Settings, usable_cores
 from embedding_api.encoder.loading import load_encoder
 from embedding_api.encoder.model_files import find_model, missing_file, model_name
-from server import Server
+from support.server import Server
 from tiny import tiny_encoder
 
 

@@ -6,7 +6,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-from tests.server import ROOT, Server, wait_until
+from tests.support.server import ROOT, Server, wait_until
 
 CONFIG = ROOT / "deploy" / "nginx" / "embedding-api.conf"
 # Debian has it where only root looks.

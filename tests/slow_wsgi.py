@@ -1,8 +1,6 @@
-"""An application for Gunicorn whose encoder takes seconds, and reports between texts like the real one."""
+"""An application for Gunicorn whose encoder takes as long as the texts say: `tiny.text_taking`."""
 
 from embedding_api import create_app
 from tiny import SlowEngine, tiny_encoder
 
-engine = SlowEngine()
-engine.micro_batch_tokens = 1
-app = create_app(encoder=tiny_encoder(engine))
+app = create_app(encoder=tiny_encoder(SlowEngine(), max_length=64))

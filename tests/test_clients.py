@@ -13,7 +13,8 @@ import numpy as np
 import openai
 import pytest
 
-from server import ROOT, Server, wait_until
+from support.server import ROOT, Server, wait_until
+from tiny import text_taking
 
 PYTHON = ROOT / ".venv-clients" / "bin" / "python"
 DOCUMENT = (ROOT / "docs" / "clients.md").read_text()
@@ -139,7 +140,7 @@ def test_openai_tries_again_when_there_is_room(strict):
         def ask(client, text):
             return client.embeddings.create(model="tiny", input=text)
 
-        slow = [pool.submit(ask, once, "abc")]
+        slow = [pool.submit(ask, once, text_taking(3))]
         wait_until(lambda: strict.busy() == 1)
         slow.append(pool.submit(ask, once, "a"))
         wait_until(lambda: strict.metrics()["embedding_requests_waiting"] == 1)

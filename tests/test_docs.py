@@ -7,7 +7,7 @@ from embedding_api import create_app
 from embedding_api.errors import CODES
 from embedding_api.openai_schemas import OpenAIEmbeddingsRequest
 from embedding_api.schemas import EmbedRequest, SimilarityRequest, TokenizeRequest
-from server import ROOT
+from support.server import ROOT
 from tiny import tiny_encoder
 
 

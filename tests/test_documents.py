@@ -6,7 +6,7 @@ import re
 import pytest
 
 from embedding_api.__main__ import cli
-from server import ROOT
+from support.server import ROOT
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 ALERTS = (ROOT / "deploy" / "alerts.yml").read_text()

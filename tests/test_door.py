@@ -16,7 +16,7 @@ import pytest
 from embedding_api import door as module
 from embedding_api.config import Settings
 from embedding_api.door import Door
-from server import Server, embed_request, parse, post, read, wait_until
+from support.server import Server, embed_request, parse, post, read, wait_until
 
 HEAD = b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 

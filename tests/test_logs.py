@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from server import Server
+from support.server import Server
 
 PRIVATE = "a private text"
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from embedding_api.admission import LARGE_TOKENS
-from server import Server, wait_until
+from support.server import Server, wait_until
 
 WORKERS = 4
 

@@ -9,7 +9,7 @@ import pytest
 
 from embedding_api import create_app, metrics
 from embedding_api.config import Settings
-from server import Server, embed_request, figures, wait_until
+from support.server import Server, embed_request, figures, wait_until
 from tiny import tiny_encoder
 
 KEY = "0123456789abcdef"

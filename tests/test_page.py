@@ -10,7 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
-from server import Server, wait_until
+from support.server import Server, wait_until
 
 CHROMIUM = shutil.which("chromium")
 KEY = "k" * 20

@@ -1,15 +1,17 @@
 """The report of the benchmark against other servers: who gets no figures, and why."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 
 from benchmarks.load import LoadError
 from benchmarks.peers import report
 from benchmarks.peers.__main__ import running_already
-from benchmarks.peers.cases import CASES, Results, _lowest_cosine, rounds
-from benchmarks.peers.servers import NAIVE, NAIVE_TUNED, OURS, Api, openai
+from benchmarks.peers.cases import CASES, TABLES, Results, _lowest_cosine, rounds
+from benchmarks.peers.servers import NAIVE, NAIVE_TUNED, OURS, Api, command, openai
 
-CASE, *OTHERS = CASES
+CASE, *OTHERS = chain.from_iterable(TABLES)
 
 
 @pytest.fixture
@@ -23,8 +25,9 @@ def results():
 
 
 def cells(results, name):
-    [line] = [line for line in report.rates(results).splitlines() if line.startswith(f"| {name} ")]
-    return [cell.strip() for cell in line.split("|")[2:-1]]
+    lines = [line for cases in TABLES for line in report.rates(results, cases).splitlines()]
+    own = [line for line in lines if line.startswith(f"| {name} ")]
+    return [cell.strip() for line in own for cell in line.split("|")[2:-1]]
 
 
 def test_medians_and_how_many_times_the_naive_app(results):
@@ -56,6 +59,22 @@ def test_wrong_vectors_and_a_failed_start_make_a_server_void(results, what, told
 def test_a_server_that_runs_is_asked_at_its_own_path():
     peer = running_already("http://127.0.0.1:8080/v1/", "model")
     assert (peer.url, peer.api.path) == ("http://127.0.0.1:8080", "/v1/embeddings")
+
+
+def test_a_command_has_a_name():
+    peer = command("mine=env CLOSE=1 serve 'a b' {port}")
+    assert (peer.name, peer.command) == ("mine", ("env", "CLOSE=1", "serve", "a b", "{port}"))
+
+
+def test_a_query_beside_large_requests():
+    results = Results([OURS, "other"])
+    for p50 in (0.004, 0.005, 0.2):
+        results.measure(OURS, "alone", lambda: (p50, 2 * p50))  # noqa: B023
+        beside = {"short": (p50, 2 * p50), "rate": 10 * p50, "sent": 7, "refused": 1}
+        results.measure(OURS, "beside 2", lambda: beside)  # noqa: B023
+    [own, other] = report.beside(results).splitlines()[-2:]
+    assert own == f"| {OURS} | 5.0 | 10.0 | 5.0 | 10.0 | 21 | 0.05 | 3 |  |  |  |  |  |"
+    assert other == "| other |" + "  |" * 12
 
 
 def test_each_vector_is_held_against_its_own():

@@ -19,7 +19,7 @@ from embedding_api.schemas import (
     TokenizeRequest,
     TokenizeResponse,
 )
-from server import Server, parse, post, wait_until
+from support.server import Server, parse, post, wait_until
 
 HELLO = b'{"texts": "hello world"}'
 

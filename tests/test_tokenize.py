@@ -2,7 +2,7 @@ import pytest
 from test_errors import assert_error
 
 from embedding_api.schemas import TokenizeResponse
-from server import figures
+from support.server import figures
 from tiny import tiny_backend
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from embedding_api.admission import LARGE_BODY_BYTES, LARGE_TOKENS
 from embedding_api.config import usable_cores
-from server import Server, embed_request, is_alive, parse, read, wait_until
+from support.server import Server, embed_request, is_alive, parse, read, wait_until
 
 
 @pytest.fixture

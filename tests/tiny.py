@@ -41,8 +41,17 @@ class TinyEngine:
 
 
 class SlowEngine(TinyEngine):
-    """Takes as many seconds as the first text of a micro-batch has letters beyond the first."""
+    """Takes no time for a short text, and seconds for one that `text_taking` has made, which is a large request."""
+
+    micro_batch_tokens = 8
+    step_seconds = 0.25
 
     def forward(self, batch):
-        time.sleep(len(batch[0]) - 3)
+        time.sleep(self.step_seconds * max(len(batch[0]) - self.micro_batch_tokens, 0))
         return super().forward(batch)
+
+
+def text_taking(seconds, letter="a"):
+    """A text for which the slow engine takes so many seconds: quarters, at most 14."""
+    # Beside the letters there are [CLS] and [SEP].
+    return letter * (SlowEngine.micro_batch_tokens - 2 + round(seconds / SlowEngine.step_seconds))

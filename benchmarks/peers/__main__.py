@@ -1,4 +1,4 @@
-"""The service beside what one would use in its place: `make bench`, an hour on two cores.
+"""The service beside what one would use in its place: `make bench`, an hour and a half on two cores.
 
 Each server has an environment of its own under .bench/, the same model, all cores that this process may use, and its
 own defaults. First each is started alone, for its start and its memory. Then all of them run, and in each round each
@@ -8,6 +8,7 @@ some 16 GB of memory. Tables and figure go to docs/.
 """
 
 import json
+import re
 import shutil
 import signal
 import sys
@@ -34,8 +35,20 @@ from tests.cranfield import load
 @click.option("--seconds", default=3, show_default=True, help="Of a measurement with wrk.")
 @click.option("--tei", metavar="PATH", help="text-embeddings-router, to be measured as well.")
 @click.option("--openai", metavar="URL", multiple=True, help="A server that runs already: http://HOST:PORT/v1")
+@click.option("--checkout", metavar="DIR", multiple=True, help="A checkout of another version, to be measured as well.")
+@click.option(
+    "--command",
+    metavar="NAME=COMMAND",
+    multiple=True,
+    help="What starts a server with this service's API at port {port}. One whose name begins with 'this service' is not"
+    " among the others.",
+)
+@click.option("--only", metavar="REGEX", default="", help="Of all these, only servers whose name this is found in.")
+@click.option(
+    "--docs/--no-docs", default=True, show_default=True, help="Write tables and figure to docs/, or print only."
+)
 @click.option("--openai-model", default="BAAI/bge-small-en-v1.5", show_default=True, help="What it calls the model.")
-def main(rounds, starts, seconds, tei, openai, openai_model):
+def main(rounds, starts, seconds, tei, openai, checkout, command, only, docs, openai_model):
     # Who stops it, by a timeout as well, stops what it has started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if not shutil.which("wrk"):
@@ -51,7 +64,9 @@ def main(rounds, starts, seconds, tei, openai, openai_model):
         known_peers = servers.peers(model, directory / "onnx")
         known_peers += [servers.tei(tei, model)] if tei else []
         known_peers += [running_already(url, openai_model) for url in openai]
-        by_name = {peer.name: peer for peer in known_peers}
+        known_peers += [servers.checkout(directory, model) for directory in checkout]
+        known_peers += map(servers.command, command)
+        by_name = {peer.name: peer for peer in known_peers if re.search(only, peer.name)}
         results = Results(by_name)
 
         def start(name):
@@ -67,7 +82,10 @@ def main(rounds, starts, seconds, tei, openai, openai_model):
         measure_cases(results, right, directory, rounds, seconds)
         check_vectors(results, right, known)
     (BENCH / "results.json").write_text(json.dumps(results, default=list))
-    report.write(results, {name: peer.packages for name, peer in by_name.items()}, rounds, seconds)
+    text = report.tables(results, {name: peer.packages for name, peer in by_name.items()}, rounds, seconds)
+    print(text)
+    if docs:
+        report.write(text, results)
 
 
 def running_already(url, model):

@@ -1,5 +1,6 @@
 """What is measured: each case, for all servers in turn, round by round, each round in another order."""
 
+import http.client
 import itertools
 import math
 import time
@@ -8,15 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from benchmarks.engine import texts
-from benchmarks.load import Load, LoadError, send_all, short_beside_bulk, wait_until_quiet
+from benchmarks.load import Load, LoadError, send_all, short_alone, short_beside_bulk, wait_until_quiet
 from benchmarks.memory import highest_total
 from tests.cranfield import load
 
 SHORT_TOKENS, SHORT_CLIENTS = 11, (1, 4, 16, 64)
 QUERIES_CLIENTS = 16
 MIDDLE_TEXTS, MIDDLE_TOKENS, MIDDLE_REQUESTS = 32, 100, {1: 4, 4: 12}  # the last by clients
-BULK_TEXTS, BULK_TOKENS, BULK_REQUESTS, BULK_CLIENTS = 32, 512, 4, 2
-IDLE_SECONDS = 4
+BULK_TEXTS, BULK_TOKENS, BULK_REQUESTS = 32, 512, {2: 4, 12: 12}  # the last by clients
+ALONE_SECONDS = 6
 BESIDE_ROUNDS = 3  # some servers take half a minute for each
 LARGE_CLIENTS = 4
 SETTLE_SECONDS = 1
@@ -25,18 +26,31 @@ WARM_CLIENTS = 4
 # Cosine of each vector to sentence-transformers' own, at least.
 RIGHT = 0.999
 
-SHORT = [f"{SHORT_TOKENS} tokens, {clients} client{'s' * (clients > 1)}" for clients in SHORT_CLIENTS]
-QUERIES = f"Cranfield's queries, {QUERIES_CLIENTS} clients"
-MIDDLE = [f"{MIDDLE_TEXTS}x{MIDDLE_TOKENS}, {clients} client{'s' * (clients > 1)}" for clients in MIDDLE_REQUESTS]
-CASES = [*SHORT, QUERIES, *MIDDLE]
+CONNECTIONS = {"keep-alive": "keep-alive", "close": "a connection for each"}  # by the header, what the tables say
+
+
+def name_case(sent, clients, connection=None):
+    return f"{sent}, {clients} client{'s' * (clients > 1)}" + (f", {CONNECTIONS[connection]}" if connection else "")
+
+
+SHORT, QUERIES = f"{SHORT_TOKENS} tokens", "Cranfield's queries"
+# By case: what is sent, by how many clients, and the header.
+SMALL = {
+    name_case(what, clients, connection): (what, clients, connection)
+    for what, clients in [*((SHORT, clients) for clients in SHORT_CLIENTS), (QUERIES, QUERIES_CLIENTS)]
+    for connection in CONNECTIONS
+}
+MIDDLE = {name_case(f"{MIDDLE_TEXTS}x{MIDDLE_TOKENS}", clients): clients for clients in MIDDLE_REQUESTS}
+TABLES = [[case for case in SMALL if SMALL[case][2] == connection] for connection in CONNECTIONS] + [list(MIDDLE)]
+CASES = [*SMALL, *MIDDLE]
 
 
 class Results(dict):
     """By the server's name, a dictionary of what was measured of it: lists, one value for each round.
 
     "seconds", "idle", "highest": the start in seconds, and the memory in MB; "cosine": the lowest to the reference;
-    "beside": what `short_beside_bulk` returns; and each of CASES in requests a second. "errors" has, by any of these,
-    what went wrong, which makes the server's values void.
+    "alone": what `short_alone` returns, and "beside 2" and so on, by clients, what `short_beside_bulk` does; and each
+    of CASES in requests a second. "errors" has, by any of these, what went wrong, which makes the server's values void.
     """
 
     def __init__(self, names):
@@ -51,7 +65,7 @@ class Results(dict):
             value = function()
             if isinstance(value, float) and math.isnan(value):
                 raise LoadError("Some answers were errors.")
-        except (LoadError, OSError, KeyError, ValueError) as error:
+        except (LoadError, OSError, http.client.HTTPException, KeyError, ValueError) as error:
             row["errors"][what] = f"{type(error).__name__}: {error}"
             print(f"{name}, {what}: {error}", flush=True)
         else:
@@ -61,7 +75,7 @@ class Results(dict):
 def rounds(names, count):
     """Numbers and names, so that each has its turn in each round, and another one is the first."""
     for turn in range(count):
-        first = turn % len(names)
+        first = turn % max(1, len(names))
         yield from [*names[first:], *names[:first]]
 
 
@@ -131,37 +145,40 @@ def measure_cases(results, running, directory, count, seconds):
     short = list(dict.fromkeys(texts(20_000, SHORT_TOKENS)))
     names = list(running)
 
-    def loads(what, sent):
+    def loads(what, bodies):
         apis = {server.peer.api for server in running.values()}
-        made = {api: Load(directory, f"{what}-{number}", sent, api.path, api.fields) for number, api in enumerate(apis)}
+        made = {
+            api: Load(directory, f"{what}-{number}", bodies, api.path, api.fields) for number, api in enumerate(apis)
+        }
         return {name: made[server.peer.api] for name, server in running.items()}
 
-    def turns(count):
+    def turns(names, count):
         for name in rounds(names, count):
             wait_until_quiet()
             yield name
 
-    def by_wrk(case, load, clients):
-        for name in turns(count):
-            results.measure(name, case, lambda: load[name](running[name], clients, seconds))  # noqa: B023
-        show(results, case)
-
-    of_short = loads("short", short)
+    sent = {SHORT: loads("short", short), QUERIES: loads("queries", load()[1])}
     for name, server in running.items():
-        of_short[name](server, WARM_CLIENTS, WARM_SECONDS)
-    for case, clients in zip(SHORT, SHORT_CLIENTS, strict=True):
-        by_wrk(case, of_short, clients)
-    by_wrk(QUERIES, loads("queries", load()[1]), QUERIES_CLIENTS)
-    for case, (clients, requests) in zip(MIDDLE, MIDDLE_REQUESTS.items(), strict=True):
-        sent = _requests(texts(MIDDLE_TEXTS * requests, MIDDLE_TOKENS), MIDDLE_TEXTS)
-        for name in turns(count):
-            results.measure(name, case, lambda: _rate(running[name], clients, sent))  # noqa: B023
+        sent[SHORT][name](server, WARM_CLIENTS, WARM_SECONDS)
+    for case, (what, clients, connection) in SMALL.items():
+        for name in turns(names, count):
+            rate = lambda: sent[what][name](running[name], clients, seconds, connection).rate  # noqa: B023, E731
+            results.measure(name, case, rate)
         show(results, case)
-    bulk = _requests(texts(BULK_TEXTS * BULK_REQUESTS, BULK_TOKENS), BULK_TEXTS)
+    for case, clients in MIDDLE.items():
+        requests = _requests(texts(MIDDLE_TEXTS * MIDDLE_REQUESTS[clients], MIDDLE_TOKENS), MIDDLE_TEXTS)
+        for name in turns(names, count):
+            results.measure(name, case, lambda: _rate(running[name], clients, requests))  # noqa: B023
+        show(results, case)
     endless = itertools.cycle(short)
-    for name in turns(min(count, BESIDE_ROUNDS)):
-        beside = lambda: short_beside_bulk(running[name], endless, bulk, BULK_CLIENTS, IDLE_SECONDS)  # noqa: B023, E731
-        results.measure(name, "beside", beside)
+    for name in turns(names, count):
+        results.measure(name, "alone", lambda: short_alone(running[name], endless, ALONE_SECONDS))  # noqa: B023
+    for clients, number in BULK_REQUESTS.items():
+        requests = _requests(texts(BULK_TEXTS * number, BULK_TOKENS), BULK_TEXTS)
+        able = [name for name in names if clients <= running[name].peer.bulk_clients]
+        for name in turns(able, min(count, BESIDE_ROUNDS)):
+            beside = lambda: short_beside_bulk(running[name], endless, requests, clients)  # noqa: B023, E731
+            results.measure(name, f"beside {clients}", beside)
 
 
 def _rate(server, clients, sent):

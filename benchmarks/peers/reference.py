@@ -4,6 +4,7 @@ import os
 import shutil
 
 from benchmarks import engines
+from embedding_api.config import usable_cores
 
 # What the servers look for beside the ONNX file, and the names it has in a directory for each: Infinity would take a
 # second file for its own optimized one.
@@ -25,4 +26,4 @@ def export(model, directory):
 
 def vectors(texts):
     """The vectors that sentence-transformers gives."""
-    return engines.sentence_transformers(engines.model())(texts)
+    return engines.sentence_transformers(engines.model(), usable_cores())(texts)

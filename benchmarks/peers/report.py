@@ -7,22 +7,29 @@ from statistics import median
 from benchmarks.engine import DOCS, cpu
 from benchmarks.load import SHORT_PAUSE
 from benchmarks.peers.cases import (
-    BULK_CLIENTS,
+    BULK_REQUESTS,
     BULK_TEXTS,
     BULK_TOKENS,
     CASES,
     LARGE_CLIENTS,
     SHORT_TOKENS,
+    TABLES,
 )
-from benchmarks.peers.servers import NAIVE, NAIVE_TUNED, OURS
-
-OWN = "this service"  # what the names of its rows begin with
+from benchmarks.peers.servers import NAIVE, NAIVE_TUNED, OURS, OWN
 
 
-def write(results, packages, rounds, seconds):
-    """Put tables into docs/performance.md, and the figure beside it."""
-    text = "\n\n".join([heading(packages, rounds, seconds), rates(results), beside(results), starts(results)])
-    print(text)
+def tables(results, packages, rounds, seconds):
+    """A heading and all tables.
+
+    Args:
+        packages: versions by the server's name.
+    """
+    tables = [*(rates(results, cases) for cases in TABLES), beside(results), starts(results)]
+    return "\n\n".join([heading(packages, rounds, seconds), *tables])
+
+
+def write(text, results):
+    """Put the tables into docs/performance.md, and the figure beside it."""
     page = DOCS / "performance.md"
     before, after = re.split(r"(?<=<!-- peers -->\n).*(?=<!-- /peers -->)", page.read_text(), flags=re.DOTALL)
     page.write_text(f"{before}{text}\n{after}")
@@ -35,45 +42,58 @@ def heading(packages, rounds, seconds):
     return f"{cpu()}, {date.today()}, {about}. {used}."
 
 
-def rates(results):
+def rates(results, cases):
     """Requests a second, and how many times the better naive app's; the last line has the best of the others."""
     naive = _better_naive(results)
-    lines = [_row("Requests a second", CASES), _row("---", ["---"] * len(CASES))]
+    lines = [_row("Requests a second", cases), _row("---", ["---"] * len(cases))]
     for name, row in results.items():
         cells = [
             _cell(row, case, lambda values: f"{median(values):.3g} ({min(values):.3g} to {max(values):.3g})")
-            for case in CASES
+            for case in cases
         ]
-        ratios = [_ratio(results, name, naive[case], case) for case in CASES]
+        ratios = [_ratio(results, name, naive[case], case) for case in cases]
         lines.append(
             _row(name, [cell + (f", {ratio}" if ratio else "") for cell, ratio in zip(cells, ratios, strict=True)])
         )
-    best = [_best(results, case, [name for name in results if not name.startswith(OWN)]) for case in CASES]
+    best = [_best(results, case, [name for name in results if not name.startswith(OWN)]) for case in cases]
     cells = [
         f"{_ratio(results, OURS, name, case)} ({name.partition(':')[0]})" if name else ""
-        for name, case in zip(best, CASES, strict=True)
+        for name, case in zip(best, cases, strict=True)
     ]
     lines.append(_row("**float32 beside the best of the others**", cells))
     return "\n".join(lines)
 
 
 def beside(results):
-    columns = ["p50 idle", "p95 idle", "p50 beside", "p95 beside", "answers beside", "texts/s of the large ones"]
+    loads = [f"beside {clients}" for clients in BULK_REQUESTS]
+    columns = ["p50", "p95"]
+    for load in loads:
+        columns += [f"p50 {load}", f"p95 {load}", "answers", "texts/s of the large ones", "of these refused"]
+    few, many = BULK_REQUESTS
     about = (
-        f"A query of {SHORT_TOKENS} tokens every {SHORT_PAUSE} s, alone, and beside {BULK_CLIENTS} clients that send"
-        f" {BULK_TEXTS} texts of {BULK_TOKENS} tokens without pause, in milliseconds:"
+        f"A query of {SHORT_TOKENS} tokens every {SHORT_PAUSE} s, alone, and beside {few} or {many} clients that send"
+        f" {BULK_TEXTS} texts of {BULK_TOKENS} tokens without pause, in milliseconds. Beside {many} other servers were"
+        " left out, as there the query waits for all of them:"
     )
     lines = [about, "", _row("", columns), _row("---", ["---"] * len(columns))]
     for name, row in results.items():
-        cells = [
-            _cell(row, "beside", lambda values: f"{1000 * median(value[when][place] for value in values):,.0f}")  # noqa: B023
-            for when in ("idle", "beside")
-            for place in (0, 1)
-        ]
-        cells.append(_cell(row, "beside", lambda values: f"{sum(value['sent'] for value in values)}"))
-        cells.append(_cell(row, "beside", lambda values: f"{median(value['rate'] for value in values):.3g}"))
+        cells = [_cell(row, "alone", lambda values: _milliseconds(values, place)) for place in (0, 1)]  # noqa: B023
+        for load in loads:
+            forms = [
+                lambda values: _milliseconds([value["short"] for value in values], 0),
+                lambda values: _milliseconds([value["short"] for value in values], 1),
+                lambda values: f"{sum(value['sent'] for value in values)}",
+                lambda values: f"{median(value['rate'] for value in values):.3g}",
+                lambda values: f"{sum(value['refused'] for value in values)}",
+            ]
+            cells += [_cell(row, load, form) for form in forms]
         lines.append(_row(name, cells))
     return "\n".join(lines)
+
+
+def _milliseconds(values, place):
+    milliseconds = 1000 * median(value[place] for value in values)
+    return f"{milliseconds:.1f}" if milliseconds < 100 else f"{milliseconds:,.0f}"
 
 
 def starts(results):
@@ -146,18 +166,19 @@ def draw(results):
 
     figure, (above, below) = pyplot.subplots(2, 1, figsize=(9, 6.4), height_ratios=(3, 2))
     width = 0.8 / len(results)
-    naive = _better_naive(results)
+    naive, cases = _better_naive(results), [*TABLES[0], *TABLES[-1]]
     for place, name in enumerate(results):
-        heights = [_times(results, name, naive[case], case) or 0 for case in CASES]
+        heights = [_times(results, name, naive[case], case) or 0 for case in cases]
         offset = (place - (len(results) - 1) / 2) * width
-        above.bar([x + offset for x in range(len(CASES))], heights, width, label=name)
+        above.bar([x + offset for x in range(len(cases))], heights, width, label=name)
     above.axhline(1, color="black", linewidth=0.5)
     above.set_yscale("log")
     above.set_ylabel("requests a second, times the better naive", fontsize=8)
-    above.set_xticks(range(len(CASES)), [case.replace(", ", "\n") for case in CASES], fontsize=7)
+    above.set_xticks(range(len(cases)), [case.replace(", ", "\n") for case in cases], fontsize=7)
     for place, name in enumerate(results):
-        values = _values(results, name, "beside")
-        p95 = [1000 * median(value[when][1] for value in values) for when in ("idle", "beside")] if values else [0, 0]
+        alone, beside = _values(results, name, "alone"), _values(results, name, f"beside {min(BULK_REQUESTS)}")
+        p95 = [[value[1] for value in alone], [value["short"][1] for value in beside]]
+        p95 = [1000 * median(values) if values else 0 for values in p95]
         below.barh([place - 0.2, place + 0.2], p95, 0.4, color=[f"C{place}"] * 2, alpha=0.5)
         below.barh([place + 0.2], p95[1:], 0.4, color=f"C{place}")
     below.set_xscale("log")

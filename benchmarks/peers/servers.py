@@ -3,27 +3,30 @@
 Each is started as its own documentation says, with its defaults, for all cores that this process may use.
 """
 
+import contextlib
+import http.client
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from benchmarks.load import LoadError, embed_fields
 from embedding_api.config import DEFAULT_MODEL, usable_cores
 from tests.nginx import free_port
-from tests.server import ROOT, Reply, pss
+from tests.support.server import ROOT, Reply, pss
 
 BENCH, APPS = ROOT / ".bench", ROOT / "benchmarks/peers"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
-OURS = "this service, float32"
+OWN = "this service"  # what the names of its rows begin with
+OURS = f"{OWN}, float32"
 NAIVE, NAIVE_TUNED = "naive: Flask and sentence-transformers", "naive, a thread a worker"
 START_SECONDS = 180
 STOP_SECONDS = 30
@@ -61,6 +64,8 @@ class Peer:
         environment, directory: in which it is started.
         packages: what of its environment decides about its speed, with versions.
         url: where it runs already.
+        bulk_clients: beside how many clients with large requests a short query is measured, at most. Other servers than
+            this service let the query wait for all of them.
     """
 
     name: str
@@ -70,6 +75,7 @@ class Peer:
     directory: Path = BENCH
     packages: str = ""
     url: str | None = None
+    bulk_clients: int = 2
 
 
 def peers(model, onnx):
@@ -80,16 +86,14 @@ def peers(model, onnx):
         onnx: a directory with the same model, exported to ONNX, in one of its own for each server that wants it.
     """
     cores = str(usable_cores())
-    own = Path(sys.executable).with_name("gunicorn"), "-b", "127.0.0.1:{port}", "wsgi:app"
-    settings = {"EMBEDDING_MODEL": str(model), "EMBEDDING_MODEL_NAME": DEFAULT_MODEL}
     plain = "-w", cores, "-b", "127.0.0.1:{port}", "--timeout", "600", "--chdir", APPS
     infinity = BENCH / "infinity/bin/python", APPS / "infinity.py", "v2", "--host", "127.0.0.1", "--port", "{port}"
     infinity += "--url-prefix", "/v1", "--device", "cpu", "--served-model-name", "model"
     torch = "torch sentence-transformers"
     web = "flask gunicorn"
     return [
-        Peer(OURS, EMBED, own, settings, ROOT, _versions(f"{torch} {web}")),
-        Peer("this service, bfloat16", EMBED, own, settings | {"EMBEDDING_DTYPE": "bfloat16"}, ROOT),
+        ours(OURS, model, ROOT, packages=_versions(f"{torch} {web}")),
+        ours(f"{OWN}, bfloat16", model, ROOT, "bfloat16"),
         Peer(
             NAIVE,
             EMBED,
@@ -133,6 +137,26 @@ def peers(model, onnx):
             packages=_versions("optimum onnxruntime", "infinity"),
         ),
     ]
+
+
+def ours(name, model, directory, dtype="float32", packages=""):
+    """This service, or another version of it, in the directory of its checkout."""
+    command = Path(sys.executable).with_name("gunicorn"), "-b", "127.0.0.1:{port}", "wsgi:app"
+    settings = {"EMBEDDING_MODEL": str(model), "EMBEDDING_MODEL_NAME": DEFAULT_MODEL, "EMBEDDING_DTYPE": dtype}
+    return Peer(name, EMBED, command, settings, Path(directory), packages, bulk_clients=12)
+
+
+def checkout(directory, model):
+    """This service as it was, in the directory of a checkout; it runs in this one's environment."""
+    git = "git", "-C", directory, "rev-parse", "--short", "HEAD"
+    revision = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    return ours(f"{OWN}, {revision}", model, directory)
+
+
+def command(given):
+    """Any server with this service's API, from NAME=COMMAND."""
+    name, _, parts = given.partition("=")
+    return Peer(name, EMBED, tuple(shlex.split(parts)), bulk_clients=12)
 
 
 def tei(binary, model):
@@ -194,31 +218,30 @@ class Running:
     def __exit__(self, *error):
         if self._process is None:
             return
-        pids = self._tree()
         self._process.terminate()
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            for pid in pids:
-                os.kill(pid, signal.SIGKILL)
+            self._process.kill()
             self._process.wait()
+        # Who serves without a master leaves processes.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def _answers(self):
         try:
             return self.embed(["hello"]).status == 200
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
+        except (OSError, http.client.HTTPException):
             return False
 
     def embed(self, texts, timeout=300):
         """The `Reply` to a request for the vectors of these texts."""
         body = json.dumps(self.peer.api.fields(texts)).encode()
-        request = urllib.request.Request(self.url + self.peer.api.path, body, {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=timeout) as response:
-                return Reply(response.status, dict(response.headers), response.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                return Reply(error.code, dict(error.headers), error.read())
+        headers = {"Content-Type": "application/json", "Connection": "close"}
+        with contextlib.closing(http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=timeout)) as connection:
+            connection.request("POST", self.peer.api.path, body, headers)
+            response = connection.getresponse()
+            return Reply(response.status, dict(response.headers), response.read())
 
     def vectors(self, texts):
         """The vectors of these texts, as lists."""

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import tempfile
 from contextlib import contextmanager
 
 import numpy as np
@@ -29,6 +30,12 @@ def load_encoder(settings):
         ConfigError: the model is not there or is not one this service can serve.
     """
     directory = find_model(settings)
+    try:
+        # transformers wants one, though nothing is put there.
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        message = "No temporary folder can be written to: set TMPDIR to a folder that this user can write to."
+        raise ConfigError(message) from None
     missing = missing_file(directory)
     if missing:
         # sentence-transformers would make up some missing parts, and the vectors would be silently wrong.

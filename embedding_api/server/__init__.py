@@ -1,1 +1,1 @@
-"""Gunicorn's worker as an event loop: connections, requests, batches."""
+"""Gunicorn's worker as an event loop, and how Gunicorn starts it."""

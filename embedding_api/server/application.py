@@ -8,6 +8,7 @@ from gunicorn.http import wsgi
 
 from embedding_api import logs, metrics, request_id
 from embedding_api.errors import error_body, internal_error, stopping, trace
+from embedding_api.server import prefix
 from embedding_api.server.batching import RequestTask
 
 # Methods of requests that are answered at any time.
@@ -48,8 +49,9 @@ class Application:
         try:
             cfg.pre_request(self._worker, request)
             request.body.seek(0)
+            refusal = prefix.admit(request) or self._refusal(connection)
             response, environ = wsgi.create(request, connection, connection.address, connection.server_address, cfg)
-            environ["embedding.refusal"] = self._refusal(connection)
+            environ["embedding.refusal"] = refusal
             if not request.complete:
                 environ["wsgi.input"] = _Body(connection, self._loop)
             parts = self._worker.wsgi(environ, response.start_response)

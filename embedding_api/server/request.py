@@ -86,10 +86,7 @@ class Request(HeaderPolicy):
         """
         self.received += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # It is answered as if it had not asked.
-            self.must_close = True
+            self._parse(data)
         except httptools.HttpParserError as error:
             self._raise_limits()
             if not self.complete:
@@ -105,6 +102,24 @@ class Request(HeaderPolicy):
         """Free the body, which the application has read."""
         self.body.truncate(0)
 
+    def _parse(self, data):
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._parser.get_method() == b"CONNECT":
+                self.must_close = True
+            else:
+                self._ignore_upgrade(data[upgrade.args[0] :])
+
+    def _ignore_upgrade(self, rest):
+        """Read the body as if the client had not asked for another protocol, for which the parser leaves it."""
+        version, method = self._parser.get_http_version().encode(), self._parser.get_method()
+        framing = [field for field in self._fields if field[0].lower() in (b"content-length", b"transfer-encoding")]
+        head = b"%s / HTTP/%s\r\n%s\r\n" % (method, version, b"".join(b"%s: %s\r\n" % field for field in framing))
+        self.complete = False
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.feed_data(head + rest)
+
     # Callbacks of the parser. What they raise would be wrapped, so they raise nothing.
 
     def on_message_begin(self):
@@ -114,7 +129,7 @@ class Request(HeaderPolicy):
         self.begun = True
 
     def on_url(self, part):
-        if not self.complete:
+        if not self.has_head:
             self._target += part
 
     def on_header(self, name, value):

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from server import ROOT, wait_until
+from support.server import ROOT, wait_until
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from server import ROOT
+from support.server import ROOT
 
 COMPOSE = ROOT / "deploy" / "compose.yaml"
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import nginx
-from server import ROOT, Server, post
+from support.server import ROOT, Server, embed_request, post
+from tiny import text_taking
 
 pytestmark = pytest.mark.skipif(nginx.NGINX is None, reason="needs nginx, such as Debian's package")
 
@@ -68,7 +69,7 @@ class Clients:
 
     def _run(self):
         while not self._end.is_set():
-            self.statuses.append(self._front.embed("ab", timeout=30).status)
+            self.statuses.append(self._front.embed(text_taking(0.5), timeout=30).status)
 
 
 class Forgetful:
@@ -158,8 +159,7 @@ def test_a_client_of_http_1_0_needs_no_host(front):
 
 
 def test_an_address_has_so_many_requests_at_a_time(front):
-    body = b'{"texts": "abc"}'
-    request = post(body, f"Content-Length: {len(body)}", "Connection: close")
+    request = embed_request(text_taking(2), "Connection: close")
     held = [front.connect(request) for _ in range(100)]
     time.sleep(0.3)
     refused = front.embed("a")

@@ -7,7 +7,7 @@ import pytest
 
 from embedding_api.encoder.compute_threads import ComputeThreads
 from embedding_api.encoder.encoder import _micro_batches
-from server import ROOT
+from support.server import ROOT
 from tiny import TinyEngine, tiny_encoder
 
 

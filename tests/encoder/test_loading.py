@@ -13,7 +13,7 @@ from embedding_api.encoder import reading
 from embedding_api.encoder.kernel import library
 from embedding_api.encoder.kernel.engine import KernelEngine
 from embedding_api.encoder.loading import load_encoder
-from server import ROOT
+from support.server import ROOT
 
 
 def run(script, environment):

@@ -15,7 +15,7 @@ import pytest
 from embedding_api.__main__ import DEMO_REQUIREMENT
 from embedding_api.encoder.kernel import library
 from embedding_api.encoder.kernel.build import FOLDER, INSTRUCTION_SETS
-from server import ROOT, Server
+from support.server import ROOT, Server
 
 # The machine's number in the header of its objects (ELF).
 ELF_MACHINES = {"x86_64": 62, "aarch64": 183}

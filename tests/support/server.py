@@ -1,5 +1,6 @@
 """Start the real Gunicorn for a test, talk to it, and stop it again."""
 
+import http.client
 import json
 import os
 import re
@@ -8,12 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 120
 
 
@@ -29,7 +28,7 @@ class Reply:
 
 
 class Server:
-    """The service on a free port of 127.0.0.1, for a `with` statement.
+    """The service on a free port of 127.0.0.1, or where BIND says, for a `with` statement.
 
     Args:
         environment: variables on top of this process's own.
@@ -37,6 +36,8 @@ class Server:
         command: what serves, "gunicorn" or "python" or the path of another program, and its arguments.
         cwd: where it is called.
     """
+
+    port = path = None
 
     def __init__(self, environment, directory, command=("gunicorn", "wsgi:app"), cwd=ROOT):
         self._log = Path(directory) / "log"
@@ -52,13 +53,16 @@ class Server:
             )
         self.pid = self._process.pid
         deadline = time.monotonic() + START_SECONDS
-        while not (listening := re.search(r"Listening at: http://127.0.0.1:(\d+)", self.log())):
+        while not (listening := re.search(r"Listening at: (?:http://127.0.0.1:(\d+)|unix:(\S+))", self.log())):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.__exit__()
                 raise RuntimeError(f"The server did not start:\n{self.log()}")
             time.sleep(0.05)
-        self.port = int(listening[1])
-        self.url = f"http://127.0.0.1:{self.port}"
+        if listening[1]:
+            self.port = int(listening[1])
+            self.url = f"http://127.0.0.1:{self.port}"
+        else:
+            self.path = listening[2]
         self.get("/health")
         return self
 
@@ -91,8 +95,20 @@ class Server:
         """The proportional set size of the master and all workers together, in MB."""
         return sum(map(pss, (self.pid, *self.workers())))
 
+    def request(self, method, path, body=None, timeout=300, **headers):
+        """The reply to a request on a connection of its own; an underscore in a header's name is a hyphen."""
+        connection = http.client.HTTPConnection("localhost", timeout=timeout)
+        connection.sock = self.connect(timeout=timeout)
+        headers = {"Connection": "close"} | {name.replace("_", "-"): value for name, value in headers.items()}
+        try:
+            connection.request(method, path, body, headers)
+            with connection.getresponse() as response:
+                return Reply(response.status, dict(response.headers), response.read())
+        finally:
+            connection.close()
+
     def get(self, path):
-        return _fetch(urllib.request.Request(self.url + path))
+        return self.request("GET", path)
 
     def metrics(self):
         """What /metrics has, as `figures` gives it."""
@@ -106,11 +122,17 @@ class Server:
         """How many requests are being worked on, without the one that asks."""
         return self.metrics()["embedding_requests_in_progress"] - 1
 
-    def connect(self, data=b""):
+    def connect(self, data=b"", timeout=60):
         """A connection to the server on which so much has been sent."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        connection = socket.socket(socket.AF_UNIX if self.path else socket.AF_INET)
+        connection.settimeout(timeout)
+        connection.connect(self.path or ("127.0.0.1", self.port))
         connection.sendall(data)
         return connection
+
+    def client(self, data=b""):
+        """A `Client` that has sent so much."""
+        return Client(self.connect(data))
 
     def embed(self, texts, timeout=300, **fields):
         """POST /embed, and its reply."""
@@ -118,15 +140,56 @@ class Server:
 
     def post(self, path, fields, timeout=300):
         """POST fields as JSON, and the reply, for which to wait so many seconds."""
-        headers = {"Content-Type": "application/json"}
-        return _fetch(urllib.request.Request(self.url + path, json.dumps(fields).encode(), headers), timeout)
+        return self.request("POST", path, json.dumps(fields).encode(), timeout, Content_Type="application/json")
 
     def raw(self, data, half_close=False):
-        """Send bytes as they are; what comes back until the connection closes."""
-        with self.connect(data) as connection:
+        """Send bytes as they are; the first reply that comes back."""
+        with self.client(data) as client:
             if half_close:
-                connection.shutdown(socket.SHUT_WR)
-            return parse(read(connection))
+                client.socket.shutdown(socket.SHUT_WR)
+            reply = client.reply(is_head=data.startswith(b"HEAD"))
+        if reply is None:
+            raise ConnectionResetError("The connection was closed before a reply.")
+        return reply
+
+
+class Client:
+    """A connection that is kept open, for a `with` statement: what is sent on it, and the replies in turn."""
+
+    def __init__(self, connection):
+        self.socket = connection
+        self._file = connection.makefile("rb")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._file.close()
+        self.socket.close()
+
+    def send(self, data):
+        self.socket.sendall(data)
+
+    def reply(self, is_head=False):
+        """The next reply; None if the connection closes before it."""
+        lines = []
+        while line := self._file.readline().rstrip(b"\r\n"):
+            lines.append(line)
+        if not lines:
+            return None
+        reply = parse(b"\r\n".join(lines) + b"\r\n\r\n")
+        if not is_head:
+            reply.body = self._file.read(int(reply.headers.get("Content-Length", 0)))
+        return reply
+
+    def ask(self, data):
+        """Send a request; its reply."""
+        self.send(data)
+        return self.reply(is_head=data.startswith(b"HEAD"))
+
+    def rest(self):
+        """What comes until the connection closes."""
+        return self._file.read()
 
 
 def is_alive(pid):
@@ -163,10 +226,15 @@ def post(body, *headers, path="/embed", content_type="application/json"):
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-def embed_request(texts):
+def get(path, *headers):
+    """The bytes of a GET request."""
+    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: localhost", *headers, "\r\n"]).encode()
+
+
+def embed_request(texts, *headers):
     """The bytes of a whole POST /embed."""
     body = json.dumps({"texts": texts}).encode()
-    return post(body, f"Content-Length: {len(body)}")
+    return post(body, f"Content-Length: {len(body)}", *headers)
 
 
 def read(connection):
@@ -175,16 +243,7 @@ def read(connection):
 
 
 def parse(answer):
-    """A reply from the bytes of an HTTP response."""
+    """A reply from all bytes of an HTTP response."""
     head, _, body = answer.partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
     return Reply(int(first.split()[1]), dict(line.split(": ", 1) for line in lines), body)
-
-
-def _fetch(request, timeout=300):
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as response:
-            return Reply(response.status, dict(response.headers), response.read())
-    except urllib.error.HTTPError as error:
-        with error:
-            return Reply(error.code, dict(error.headers), error.read())

@@ -1,0 +1,232 @@
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from embedding_api.config import Settings
+from embedding_api.errors import ApiError
+from embedding_api.server import limits as module
+from embedding_api.server.connection import State
+from embedding_api.server.limits import MOST_RETRY_SECONDS, VECTOR_BYTES, Limits
+
+MB = 1024 * 1024
+
+
+class Connection(SimpleNamespace):
+    """One that notes what it is told."""
+
+    __hash__ = object.__hash__
+
+    def __init__(self, size, state=State.READING):
+        super().__init__(state=state, since=time.monotonic(), request=SimpleNamespace(body_to_come=size, freed=False))
+        self.request.free_body = lambda: setattr(self.request, "freed", True)
+
+    def wait(self):
+        self.state = State.WAITING
+
+    def read_on(self):
+        self.state = State.READING
+
+    def close(self):
+        self.state = State.CLOSED
+
+
+@pytest.fixture
+def queue(monkeypatch):
+    """The number of connections in the backlog; a test may set it."""
+    queue = SimpleNamespace(length=0)
+    monkeypatch.setattr(module, "backlog", lambda listener: queue.length)
+    return queue
+
+
+@pytest.fixture
+def limits(queue):
+    """Those of two workers, with room for two bodies of 1 MB and for four requests that wait."""
+    settings = Settings(max_body_bytes=MB, max_texts=10, max_waiting=4, client_timeout=10)
+    return Limits(settings, 2, ["listener"])
+
+
+def seconds(limits):
+    """What a client is told to wait."""
+    error = limits.overloaded()
+    assert (error.status, error.code) == (503, "overloaded")
+    [(name, value)] = error.headers
+    assert name == "Retry-After"
+    return int(value)
+
+
+def test_what_waits_is_in_the_backlog_or_waits_for_memory_or_for_compute_threads(limits, queue):
+    assert limits.waiting == 0
+    queue.length, limits.large = 2, 3
+    for _ in range(3):
+        limits.admit_body(Connection(MB))
+    assert limits.waiting == 2 + 3 + 1
+
+
+def test_what_is_beyond_the_limit_is_too_much(limits, queue):
+    queue.length = 3
+    assert limits.excess(1) == 0
+    assert limits.excess(2) == 1
+    queue.length = 10
+    assert limits.excess(0) == 6
+
+
+def test_bodies_are_read_as_long_as_there_is_memory_and_others_wait_their_turn(limits):
+    first, second, third, fourth = connections = [Connection(MB) for _ in range(4)]
+    for connection in connections:
+        limits.admit_body(connection)
+    assert [connection.state for connection in connections] == [State.READING] * 2 + [State.WAITING] * 2
+    limits.admit_waiting()
+    assert third.state is State.WAITING
+    limits.bodies.hold(second, 0)
+    limits.admit_waiting()
+    assert (third.state, fourth.state) == (State.READING, State.WAITING)
+    limits.bodies.hold(first, 0)
+    limits.admit_waiting()
+    assert fourth.state is State.READING
+    assert limits.waiting == 0
+
+
+def test_a_small_body_does_not_pass_a_large_one_that_waits(limits):
+    for size in (MB, MB // 2, MB):
+        limits.admit_body(Connection(size))
+    small = Connection(MB // 4)
+    limits.admit_body(small)
+    assert small.state is State.WAITING
+
+
+def test_a_body_is_admitted_once(limits):
+    connection = Connection(MB)
+    limits.admit_body(connection)
+    limits.admit_body(connection)
+    assert limits.bodies.fits(MB)
+
+
+def test_one_that_closed_while_it_waited_is_passed_over(limits):
+    first, _, third, fourth = connections = [Connection(MB) for _ in range(4)]
+    for connection in connections:
+        limits.admit_body(connection)
+    third.close()
+    limits.bodies.hold(first, 0)
+    limits.admit_waiting()
+    assert third.state is State.CLOSED
+    assert fourth.state is State.READING
+
+
+def test_no_more_large_bodies_wait_than_the_setting_says(limits):
+    for _ in range(2 + 4):
+        limits.admit_body(Connection(MB))
+    with pytest.raises(ApiError) as refused:
+        limits.admit_body(Connection(MB))
+    assert refused.value.code == "overloaded"
+
+
+def test_no_more_large_requests_wait_than_the_setting_says(limits):
+    limits.large = 3
+    connection = Connection(0)
+    limits.begin_large(connection, 100)
+    assert connection in limits.bodies
+    assert connection.request.freed
+    limits.large = 4
+    with pytest.raises(ApiError) as refused:
+        limits.begin_large(Connection(0), 100)
+    assert refused.value.code == "overloaded"
+
+
+def test_a_refused_client_is_told_a_whole_number_of_seconds_from_1_on(limits, queue):
+    assert {seconds(limits) for _ in range(50)} >= {1, 2}
+    queue.length = 10**6
+    told = {seconds(limits) for _ in range(200)}
+    assert 1 <= min(told) <= max(told) == MOST_RETRY_SECONDS
+
+
+def test_refused_clients_are_told_different_times(limits, queue):
+    queue.length = 128
+    limits.tick(answered=20, now=0)
+    assert len({seconds(limits) for _ in range(200)}) > 5
+
+
+def mean(limits, answered):
+    for _ in range(20):
+        limits.tick(answered, now=0)
+    told = []
+    for _ in range(400):
+        # Each tick forgets those that were refused before.
+        told.append(seconds(limits))
+        limits.tick(answered, now=0)
+    return sum(told) / len(told)
+
+
+def test_the_time_grows_with_what_waits_and_shrinks_with_the_rate(limits, queue):
+    queue.length = 50
+    few = mean(limits, answered=5)
+    queue.length = 200
+    many = mean(limits, answered=5)
+    assert 2 * few < many
+    assert mean(limits, answered=50) < many / 2
+    # 200 requests at 2 x 5 a second are 20 seconds of work.
+    assert 15 < many < 27
+
+
+def test_the_time_grows_with_those_that_were_refused_already(limits, queue):
+    queue.length = 10
+    limits.tick(answered=2, now=0)
+    early = [seconds(limits) for _ in range(20)]
+    for _ in range(200):
+        seconds(limits)
+    late = [seconds(limits) for _ in range(20)]
+    assert sum(early) < sum(late)
+
+
+def later(limits):
+    """A tick after all clients have had twice their time."""
+    limits.tick(answered=0, now=time.monotonic() + 20)
+
+
+def test_who_holds_memory_for_long_is_closed_while_others_wait_for_it(limits):
+    slow, second, third, fourth = connections = [Connection(MB) for _ in range(4)]
+    for connection in connections:
+        limits.admit_body(connection)
+    limits.tick(answered=0, now=time.monotonic() + 5)
+    assert slow.state is State.READING
+    later(limits)
+    assert slow.state is State.CLOSED
+    # The worker, which hears of it, lets go of its memory.
+    limits.bodies.hold(slow, 0)
+    limits.admit_waiting()
+    assert [connection.state for connection in (second, third, fourth)] == [State.READING] * 2 + [State.WAITING]
+
+
+def test_who_holds_memory_for_long_is_left_alone_while_nobody_waits(limits):
+    connections = [Connection(MB), Connection(MB)]
+    for connection in connections:
+        limits.admit_body(connection)
+    later(limits)
+    assert [connection.state for connection in connections] == [State.READING] * 2
+
+
+def test_what_is_computed_is_not_closed_for_others(limits):
+    working, *_ = connections = [Connection(MB) for _ in range(3)]
+    for connection in connections:
+        limits.admit_body(connection)
+    working.state = State.WORKING
+    later(limits)
+    assert working.state is State.WORKING
+
+
+def test_who_reads_a_large_answer_for_long_is_closed_while_others_have_no_room(limits):
+    slow, small = Connection(0, State.WRITING), Connection(0, State.WRITING)
+    limits.answers.hold(slow, 2 * MB - 1)
+    later(limits)
+    assert slow.state is State.WRITING
+    limits.answers.hold(small, 1)
+    later(limits)
+    assert (slow.state, small.state) == (State.CLOSED, State.WRITING)
+
+
+def test_there_is_room_for_two_bodies_and_two_answers_of_the_largest_size(queue):
+    limits = Limits(Settings(max_body_bytes=1000, max_texts=100), 1, [])
+    limits.answers.hold("a", 2 * 100 * VECTOR_BYTES - 1)
+    assert limits.answers.has_room
+    limits.answers.hold("a", 2 * 100 * VECTOR_BYTES)
+    assert not limits.answers.has_room

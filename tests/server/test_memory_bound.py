@@ -1,0 +1,47 @@
+import pytest
+
+from embedding_api.server.memory_bound import MemoryBound
+
+
+@pytest.fixture
+def bound():
+    return MemoryBound(100)
+
+
+def test_what_is_held_and_let_go_is_counted(bound):
+    bound.hold("a", 60)
+    assert (bound.fits(40), bound.fits(41), bound.has_room) == (True, False, True)
+    bound.hold("b", 40)
+    assert (bound.fits(1), bound.has_room) == (False, False)
+    bound.hold("a", 0)
+    assert (bound.fits(60), bound.has_room, "a" in bound, "b" in bound) == (True, True, False, True)
+
+
+def test_what_a_connection_holds_is_replaced_and_not_added(bound):
+    bound.hold("a", 60)
+    bound.hold("a", 10)
+    assert bound.fits(90)
+    assert not bound.fits(91)
+
+
+def test_one_alone_may_hold_more_than_the_limit(bound):
+    assert bound.fits(1000)
+    bound.hold("a", 1000)
+    assert not bound.fits(1)
+
+
+def test_to_let_go_of_nothing_changes_nothing(bound):
+    bound.hold("a", 60)
+    bound.hold("b", 0)
+    assert bound.fits(40)
+    assert not bound.fits(41)
+
+
+def test_the_oldest_is_the_one_that_holds_for_longest(bound):
+    assert bound.oldest is None
+    bound.hold("a", 1)
+    bound.hold("b", 2)
+    bound.hold("a", 3)
+    assert bound.oldest == "a"
+    bound.hold("a", 0)
+    assert bound.oldest == "b"

@@ -1,0 +1,106 @@
+"""Under SCRIPT_NAME all paths have a prefix, but those of probes need none."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from embedding_api.server import prefix
+from support.server import Server
+
+BROWSER = "text/html,*/*;q=0.8"
+
+
+@pytest.fixture
+def request_for(monkeypatch):
+    """A function for a request's path, with SCRIPT_NAME in the environment and as a proxy's header."""
+
+    def make(path, environment="", header=None):
+        monkeypatch.setenv("SCRIPT_NAME", environment)
+        return SimpleNamespace(path=path, headers=[("HOST", "a")] + [("SCRIPT_NAME", header)] * (header is not None))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("path", "environment", "header"),
+    [
+        ("/embed", "", None),
+        ("/emb", "/emb", None),
+        ("/emb/", "/emb", None),
+        ("/emb/embed", "/emb", None),
+        ("/emb/embed", "", "/emb"),
+        ("/emb/embed", "/other", "/emb"),
+        ("/embed", "/emb", ""),
+    ],
+)
+def test_a_path_inside_is_left_as_it_is(request_for, path, environment, header):
+    request = request_for(path, environment, header)
+    headers = list(request.headers)
+    assert prefix.admit(request) is None
+    assert (request.path, request.headers) == (path, headers)
+
+
+@pytest.mark.parametrize("header", [None, "/emb"])
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+def test_a_probe_is_answered_without_it(request_for, path, header):
+    request = request_for(path, "/emb", header)
+    assert prefix.admit(request) is None
+    assert request.headers[-1] == ("SCRIPT_NAME", "")
+
+
+@pytest.mark.parametrize("path", ["/embed", "/", "/embx", "/healthy", "/metrics"])
+def test_a_path_outside_is_an_error_that_names_the_prefix(request_for, path):
+    request = request_for(path, "/emb")
+    error = prefix.admit(request)
+    assert error.status == 404
+    assert path in str(error)
+    assert "begin with /emb." in str(error)
+    assert request.headers[-1] == ("SCRIPT_NAME", "")
+
+
+@pytest.mark.parametrize(("name", "is_wrong"), [("", False), ("/emb", False), ("emb", True), ("/emb/", True)])
+def test_a_prefix_that_makes_no_sense(monkeypatch, name, is_wrong):
+    monkeypatch.setenv("SCRIPT_NAME", name)
+    message = prefix.check()
+    assert (message is not None) == is_wrong
+    assert not is_wrong or message.startswith(f"SCRIPT_NAME={name!r} makes no sense: set it to")
+
+
+def test_the_service_under_a_prefix(tmp_path):
+    environment = {"PYTHONPATH": "tests", "WEB_CONCURRENCY": "1", "SCRIPT_NAME": "/emb"}
+    with Server(environment, tmp_path, ["gunicorn", "slow_wsgi:app"]) as server:
+        assert f"curl -X POST {server.url}/emb/embed" in server.log()
+        assert server.post("/emb/embed", {"texts": "a"}).status == 200
+        for path in ("/health", "/ready", "/emb/health", "/emb", "/emb/", "/emb/docs", "/emb/openapi.json"):
+            assert server.get(path).status == 200
+        reply = server.post("/embed", {"texts": "a"})
+        assert reply.status == 404
+        assert "begin with /emb." in reply.json["error"]["message"]
+        assert server.get("/").json["error"]["code"] == "not_found"
+
+
+def test_a_trusted_proxy_may_set_it_as_a_header(tmp_path):
+    environment = {"PYTHONPATH": "tests", "WEB_CONCURRENCY": "1"}
+    with Server(environment, tmp_path, ["gunicorn", "slow_wsgi:app"]) as server:
+        request = b"GET %s HTTP/1.1\r\nHost: a\r\nSCRIPT_NAME: /emb\r\nConnection: close\r\n\r\n"
+        assert server.raw(request % b"/emb/info").status == 200
+        assert server.raw(request % b"/ready").status == 200
+        assert server.raw(request % b"/info").status == 404
+
+
+@pytest.mark.parametrize("root", ["", "/emb"])
+def test_what_there_is_has_the_prefix(client, root):
+    paths = client.get("/", environ_overrides={"SCRIPT_NAME": root}).json
+    assert paths["embed"] == f"{root}/embed"
+    assert f" {root}/embed " in paths.pop("message")
+    assert all(path.startswith(f"{root}/") for path in paths.values())
+
+
+def test_the_prefix_alone_is_no_page_of_html(client):
+    """As other WSGI servers pass it on: the path is empty."""
+    bare = {"SCRIPT_NAME": "/emb", "PATH_INFO": ""}
+    assert client.get("/", environ_overrides=bare).json["embed"] == "/emb/embed"
+    reply = client.get("/", environ_overrides=bare, headers={"Accept": BROWSER})
+    assert (reply.status_code, reply.headers["Location"], reply.data) == (308, "/emb/", b"")
+    assert "html" not in reply.content_type
+    assert client.post("/", environ_overrides=bare).json["error"]["code"] in ("not_found", "method_not_allowed")

@@ -1,0 +1,45 @@
+import os
+
+import pytest
+
+from embedding_api.server.shared import SharedFlags
+
+
+@pytest.fixture
+def flags():
+    return SharedFlags()
+
+
+def in_child(function):
+    """Call a function in a forked process; it ends before this comes back."""
+    if not (child := os.fork()):
+        function()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_nobody_is_idle_and_nothing_stops_at_first(flags):
+    assert not flags.any_idle()
+    assert not flags.stopping
+
+
+def test_a_worker_sees_that_another_is_idle(flags):
+    in_child(lambda: flags.set_idle(2, True))
+    assert flags.any_idle()
+    in_child(lambda: flags.set_idle(1, True))
+    in_child(lambda: flags.set_idle(2, False))
+    assert flags.any_idle()
+    in_child(lambda: flags.set_idle(1, False))
+    assert not flags.any_idle()
+
+
+def test_all_workers_see_the_stop_and_it_makes_nobody_idle(flags):
+    in_child(flags.stop)
+    assert flags.stopping
+    assert not flags.any_idle()
+
+
+def test_any_number_of_workers_has_a_place(flags):
+    flags.set_idle(10_000, True)
+    assert flags.any_idle()
+    assert not flags.stopping
