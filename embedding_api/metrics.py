@@ -39,8 +39,8 @@ def _metric(kind, name, about, labels=(), **options):
 
 _requests = _metric(Counter, "requests", "Answers, by the request's route and their status.", ["route", "status"])
 errors = _metric(Counter, "errors", "Answers that are errors, by their code.", ["code"])
-_seconds = _metric(Histogram, "request_seconds", "Work on a request, without its wait.", ["route"], buckets=_SECONDS)
-_queue_seconds = _metric(Histogram, "queue_seconds", "Wait of a request for a worker.", buckets=_SECONDS)
+_seconds = _metric(Histogram, "request_seconds", "From a request, read, to its answer.", ["route"], buckets=_SECONDS)
+_queue_seconds = _metric(Histogram, "queue_seconds", "Wait of a request for its forward pass.", buckets=_SECONDS)
 _in_progress = _metric(Gauge, "requests_in_progress", "Requests being worked on.", multiprocess_mode="livesum")
 _texts = _metric(Counter, "texts", "Texts embedded.")
 _tokens = _metric(Counter, "tokens", "Tokens embedded.")
@@ -120,7 +120,7 @@ class _Service:
         self._encoder, self._server = encoder, server
 
     def collect(self):
-        waiting = "Requests that wait for any worker, and large ones in the worker that is asked."
+        waiting = "Connections in the backlog; large requests and bodies without memory in the asked worker."
         yield GaugeMetricFamily("embedding_requests_waiting", waiting, self._server.waiting)
         about = {"version": embedding_api.__version__, "revision": self._encoder.revision or ""}
         about |= self._encoder.description

@@ -1,14 +1,17 @@
 """The real nginx with the configuration of deploy/, over two replicas that are slow on purpose."""
 
 import os
+import re
 import signal
+import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 import nginx
-from support.server import Server, embed_request, post
+from support.server import ROOT, Server, embed_request, post
 from tiny import text_taking
 
 pytestmark = pytest.mark.skipif(nginx.NGINX is None, reason="needs nginx, such as Debian's package")
@@ -67,6 +70,40 @@ class Clients:
     def _run(self):
         while not self._end.is_set():
             self.statuses.append(self._front.embed(text_taking(0.5), timeout=30).status)
+
+
+class Forgetful:
+    """A replica that closes each connection when a second request comes over it, instead of answering."""
+
+    ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+
+    def __enter__(self):
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.closed = 0
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *error):
+        self._listener.close()
+
+    def _serve(self):
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(65536)
+                connection.sendall(self.ANSWER)
+                # Nothing comes where nginx or the test has ended.
+                self.closed += bool(connection.recv(65536))
+
+
+def connections_to(port):
+    """The open connections to a port of 127.0.0.1, by the ports of their clients."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {local for _, local, remote, state, *_ in lines if remote.endswith(f":{port:04X}") and state == "01"}
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +212,27 @@ def test_what_a_killed_replica_was_answering_is_asked_of_another(front, replicas
         time.sleep(1)
         replicas[0].start()
     assert set(clients.statuses) == {200}
+
+
+def test_connections_to_a_replica_are_kept_and_used_again(replicas, tmp_path):
+    port = replicas[0].port
+    with nginx.Nginx([port], tmp_path) as front:
+        assert front.get("/health").status == 200
+        kept = connections_to(port)
+        assert len(kept) == 1
+        assert [front.get("/health").status for _ in range(5)] == [200] * 5
+        assert front.embed("").status == 422
+        assert connections_to(port) == kept
+
+
+def test_a_request_over_a_kept_connection_that_the_replica_closes_is_asked_again(tmp_path):
+    with Forgetful() as replica, nginx.Nginx([replica.port], tmp_path) as front:
+        assert [front.embed("a").status for _ in range(4)] == [200] * 4
+        # The first request made a connection; of the others each met its end and was sent again.
+        assert replica.closed == 3
+
+
+def test_nginx_closes_idle_connections_before_the_service_does():
+    configured = nginx.CONFIG.read_text()
+    service = re.search(r"^keepalive = (\d+)", (ROOT / "gunicorn.conf.py").read_text(), re.MULTILINE)
+    assert int(re.search(r"keepalive_timeout (\d+)s;", configured)[1]) < int(service[1])
