@@ -39,7 +39,7 @@ def embeddings(service):
 
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory):
-    """A service without the model, with a key, one worker, room for one more request, and only its own name."""
+    """A service without the model, with a key, one worker, room for one large request, and only its own name."""
     environment = {
         "PYTHONPATH": "tests",
         "WEB_CONCURRENCY": "1",
@@ -140,16 +140,14 @@ def test_openai_tries_again_when_there_is_room(strict):
         def ask(client, text):
             return client.embeddings.create(model="tiny", input=text)
 
-        slow = [pool.submit(ask, once, text_taking(3))]
-        wait_until(lambda: strict.busy() == 1)
-        slow.append(pool.submit(ask, once, "a"))
+        slow = pool.submit(ask, once, text_taking(3))
         wait_until(lambda: strict.metrics()["embedding_requests_waiting"] == 1)
         with pytest.raises(openai.InternalServerError) as raised:
-            ask(once, "a")
+            ask(once, text_taking(0.25))
         assert raised.value.status_code == 503
-        assert raised.value.response.headers["Retry-After"] == "1"
-        assert len(vectors(ask(patient, "a"))) == 1
-        assert [len(vectors(reply.result())) for reply in slow] == [1, 1]
+        assert int(raised.value.response.headers["Retry-After"]) >= 1
+        assert len(vectors(ask(patient, text_taking(0.25)))) == 1
+        assert len(vectors(slow.result())) == 1
 
 
 def blocks(language):

@@ -1,5 +1,4 @@
 import logging
-from types import SimpleNamespace
 
 import pytest
 from werkzeug.exceptions import default_exceptions
@@ -59,11 +58,11 @@ def test_an_unexpected_exception_shows_nothing_but_the_request_id(settings, capl
 
 
 def test_what_the_server_refuses_is_refused_whatever_was_asked_for(client):
-    socket = SimpleNamespace(refusal=overloaded(), waited=None)
     for path, method in (("/embed", "POST"), ("/embed", "GET"), ("/nothing", "GET")):
-        response = client.open(path, method=method, environ_overrides={"gunicorn.socket": socket})
+        response = client.open(path, method=method, environ_overrides={"embedding.refusal": overloaded(7)})
         assert_error(response, 503, "overloaded")
-        assert response.headers["Retry-After"] == "1"
+        assert response.headers["Retry-After"] == "7"
+        assert "in 7 seconds" in response.json["error"]["message"]
 
 
 def test_a_client_that_has_gone_is_no_error_of_ours(settings, caplog):
@@ -72,7 +71,7 @@ def test_a_client_that_has_gone_is_no_error_of_ours(settings, caplog):
     def report():
         raise ClientGone
 
-    encoder.run_in_worker(report)
+    encoder.run_in_worker(heartbeat=report)
     with caplog.at_level(logging.INFO):
         response = create_app(settings, encoder).test_client().post("/embed", json={"texts": "a"})
     assert_error(response, 499, "client_gone")

@@ -1,7 +1,6 @@
-import pytest
+from types import SimpleNamespace
 
-from embedding_api import __version__, health
-from embedding_api.request_queue import RequestQueue
+from embedding_api import __version__
 
 
 def test_health_names_the_model(client):
@@ -25,11 +24,8 @@ def test_ready_if_a_known_text_gets_its_vector(client, app, monkeypatch):
     assert (reply.status_code, reply.json["error"]["code"]) == (503, "not_ready")
 
 
-@pytest.mark.parametrize("refuse", [True, False])
-def test_not_ready_while_it_stops(client, monkeypatch, refuse):
-    queue = RequestQueue()
-    monkeypatch.setattr(health, "QUEUE", queue)
-    queue.close(refuse=refuse)
+def test_not_ready_while_it_stops(client, app):
+    app.extensions["server"] = SimpleNamespace(stopping=True, waiting=0)
     reply = client.get("/ready")
     assert (reply.status_code, reply.json["error"]["code"], reply.headers["Retry-After"]) == (503, "stopping", "5")
     assert client.get("/health").status_code == 200

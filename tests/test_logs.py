@@ -22,7 +22,7 @@ def test_a_request_is_one_line_with_its_figures(client, lines):
     assert (line.method, line.route, line.status) == ("POST", "/embed", 200)
     assert (line.texts, line.tokens, line.truncated) == (2, 23, 0)
     assert 0 <= line.tokenize_ms + line.encode_ms <= line.total_ms
-    assert line.message.startswith("POST /embed 200 texts=2 tokens=23 truncated=0 tokenize_ms=")
+    assert line.message.startswith("POST /embed 200 queue_ms=0 texts=2 tokens=23 truncated=0 tokenize_ms=")
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_path_that_is_no_route_is_not_in_the_log(client, lines, path):
 def test_what_is_not_http_has_a_line_as_well(service):
     reply = service.raw(b"a-private-text\r\n\r\n")
     line = next(line for line in service.log().splitlines() if reply.headers["X-Request-ID"] in line)
-    assert line.endswith("- - 400 RemoteProtocolError")
+    assert line.endswith("- - 400 malformed_request")
 
 
 def test_text_lines_name_the_request(service):

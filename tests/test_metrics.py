@@ -4,13 +4,14 @@ import signal
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from embedding_api import create_app, metrics
 from embedding_api.config import Settings
-from support.server import Server, embed_request, figures, wait_until
-from tiny import tiny_encoder
+from support.server import Server, figures, wait_until
+from tiny import BLOCKING_TEXT, text_taking, tiny_encoder
 
 KEY = "0123456789abcdef"
 
@@ -86,23 +87,28 @@ def directory(server):
     return Path(re.search(r"\S+/embedding-metrics-\S+?(?=/)", maps)[0])
 
 
+def test_what_waits_is_what_the_server_says(client, app, figure):
+    app.extensions["server"] = SimpleNamespace(stopping=False, waiting=7)
+    assert figure("embedding_requests_waiting") == 7
+
+
 def test_one_scrape_has_what_the_clients_counted_while_workers_died(tmp_path):
-    environment = {"PYTHONPATH": "tests", "WEB_CONCURRENCY": "2", "EMBEDDING_MAX_WAITING": "8"}
+    environment = {"PYTHONPATH": "tests", "WEB_CONCURRENCY": "2", "EMBEDDING_MAX_WAITING": "4"}
     with Server(environment, tmp_path, ["gunicorn", "slow_wsgi:app"]) as server:
-        wait_until(lambda: len(server.workers()) == 2)
+        wait_until(lambda: server.started() == 2)
         seen = {200: 0, 422: 0, 503: 0}
         texts = lost = deaths = 0
         for round_ in range(4):
-            with ThreadPoolExecutor(24) as pool:
-                replies = list(pool.map(server.embed, [["a", "b"], "", *["a"] * 22]))
+            with ThreadPoolExecutor(32) as pool:
+                replies = list(pool.map(server.embed, [["a", "b"], "", *[BLOCKING_TEXT] * 30]))
             for reply in replies:
                 seen[reply.status] += 1
                 texts += int(reply.headers.get("X-Texts", 0))
             # Both workers compute when they die.
             before = set(server.workers())
-            with ThreadPoolExecutor(2) as pool:
-                busy = [pool.submit(server.raw, embed_request("abcdefgh")) for _ in range(2)]
-                wait_until(lambda: server.busy() == 2)
+            with ThreadPoolExecutor(4) as pool:
+                busy = [pool.submit(server.embed, text_taking(10, letter)) for letter in "abcd"]
+                wait_until(lambda: server.busy() == 4)
                 for pid in before:
                     os.kill(pid, signal.SIGKILL)
                 lost += sum(reply.exception() is not None for reply in busy)
@@ -115,10 +121,12 @@ def test_one_scrape_has_what_the_clients_counted_while_workers_died(tmp_path):
             status: counts.get(f'embedding_requests_total{{route="/embed",status="{status}"}}', 0) for status in seen
         }
         assert embedded == seen
+        assert seen[503] > 0
         assert counts["embedding_texts_total"] == texts
-        assert counts["embedding_queue_seconds_count"] == seen[200] + seen[422]
+        assert counts["embedding_queue_seconds_count"] == seen[200]
+        assert counts["embedding_batch_requests_sum"] == seen[200]
         assert server.busy() == 0
-        assert lost == deaths == 8
+        assert (lost, deaths) == (16, 8)
         place = directory(server)
         assert sorted(path.name for path in place.iterdir()) == files
     assert not place.exists()

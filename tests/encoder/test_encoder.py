@@ -70,29 +70,6 @@ def test_threads_get_equal_shares_that_are_worth_their_while(lengths, threads, s
     assert [sum(lengths[index] for index in batch) for batch in batches] == shares
 
 
-def test_only_what_is_more_than_a_micro_batch_is_computed_in_the_background():
-    names = []
-
-    class Watching(TinyEngine):
-        def forward(self, batch):
-            names.append(threading.current_thread().name)
-            return super().forward(batch)
-
-    class Background(ComputeThreads):
-        def run(self, *arguments):
-            names.append("in the background")
-            return super().run(*arguments)
-
-    encoder = tiny_encoder(Watching())
-    encoder.run_in_worker(threads=ComputeThreads(2), background=Background(2))
-    for tokens, is_in_background in ((40, False), (1000, False), (1025, True)):
-        names.clear()
-        encoder.encode(
-            [[5, number % 30] for number in range(30)] + [[6] * (tokens - 60)] if tokens > 60 else [[5] * 40]
-        )
-        assert ("in the background" in names) is is_in_background
-
-
 def test_a_request_of_one_micro_batch_is_computed_at_once_and_others_by_the_compute_threads():
     computed_in = []
 
@@ -135,17 +112,22 @@ def test_what_a_forward_pass_raises_is_raised():
             encoder.encode(texts)
 
 
-def test_forward_passes_are_recorded():
-    encoder, passes = tiny_encoder(), []
-    encoder.run_in_worker(record=lambda *figures: passes.append(figures))
-    encoder.encode([[2, 4, 3], [2, 4, 5, 3]])
-    encoder.encode([[n] * 1024 for n in range(2)])
-    assert passes == [(1, 7), (1, 1024), (1, 1024)]
+def test_a_worker_may_compute_for_several_callers_at_once():
+    encoder, asked = tiny_encoder(), []
+
+    def compute(texts):
+        asked.append(texts)
+        return np.full((len(texts), 8), 2, np.float32)
+
+    encoder.run_in_worker(compute=compute)
+    vectors = encoder.encode([[2, 4, 3], [2, 5, 3], [2, 4, 3]])
+    assert vectors == pytest.approx(np.full((3, 8), 8**-0.5))
+    assert asked == [[(2, 4, 3), (2, 5, 3)]]
 
 
 def test_it_reports_before_it_computes_and_after_each_micro_batch():
     encoder, beats = tiny_encoder(), []
-    encoder.run_in_worker(lambda: beats.append("beat"))
+    encoder.run_in_worker(heartbeat=lambda: beats.append("beat"))
     encoder.encode([[2, 4, 3]])
     assert beats == ["beat"]
     encoder.encode([[n] * 1024 for n in range(3)])
@@ -161,7 +143,7 @@ def test_a_report_may_end_the_work(texts):
         raise Gone
 
     encoder = tiny_encoder()
-    encoder.run_in_worker(report)
+    encoder.run_in_worker(heartbeat=report)
     with pytest.raises(Gone):
         encoder.encode(texts)
 
@@ -183,7 +165,7 @@ def test_it_is_sane_as_long_as_a_known_text_gets_the_same_vector(monkeypatch, da
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     engine, beats = Ageing(), []
     encoder = tiny_encoder(engine)
-    encoder.run_in_worker(lambda: beats.append("beat"))
+    encoder.run_in_worker(heartbeat=lambda: beats.append("beat"))
     assert encoder.is_sane()
     engine.damage = damage
     now[0] += 0.9
@@ -198,7 +180,7 @@ def test_it_is_sane_as_long_as_a_known_text_gets_the_same_vector(monkeypatch, da
 
 def test_it_reports_while_it_tokenizes():
     encoder, beats = tiny_encoder(), []
-    encoder.run_in_worker(lambda: beats.append("beat"))
+    encoder.run_in_worker(heartbeat=lambda: beats.append("beat"))
     beats.clear()
     encoder.tokenize(["a" * 1000] * 1000)
     assert len(beats) >= 15

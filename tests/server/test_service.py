@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +18,7 @@ from embedding_api.schemas import (
     TokenizeRequest,
     TokenizeResponse,
 )
-from support.server import Server, parse, post, wait_until
+from support.server import Server, post
 
 HELLO = b'{"texts": "hello world"}'
 
@@ -252,35 +251,7 @@ def test_the_file_of_the_weights_does_not_stay_in_memory(service, model):
     assert "memfd" not in maps
 
 
-@pytest.mark.usefixtures("same_workers")
-def test_a_client_that_drips_after_its_answer_is_left_after_seconds(service):
-    with socket.create_connection(("127.0.0.1", service.port)) as connection:
-        connection.sendall(post(b"", "Content-Length: 99999999"))
-        assert parse(connection.recv(65536)).status == 413
-        for _ in range(30):
-            time.sleep(0.5)
-            try:
-                connection.sendall(b" ")
-            except OSError:
-                break
-        else:
-            raise AssertionError("the worker still listens")
-
-
 def test_limits_of_the_service(service):
     assert is_error(service.embed(["a"] * 2049), 422, "invalid_fields")
     assert is_error(service.embed([]), 422, "invalid_fields")
     assert is_error(service.embed(["a " * 600] * 600), 413, "too_many_tokens")
-
-
-def test_a_long_request_outlives_the_timeout_and_a_hung_worker_is_replaced(tmp_path):
-    environment = {"PYTHONPATH": "tests", "WEB_CONCURRENCY": "1"}
-    with Server(environment, tmp_path, ["gunicorn", "--timeout", "2", "slow_wsgi:app"]) as server:
-        worker = server.workers()
-        # Four micro-batches of a second each.
-        assert server.embed(["ab", "cd", "ef", "gh"]).status == 200
-        assert server.workers() == worker
-        # One of 13 seconds.
-        assert server.embed("abcdefghijklmn").status == 500
-        wait_until(lambda: server.workers() not in (worker, []))
-        assert server.get("/health").status == 200
