@@ -149,9 +149,10 @@ def test_beyond_a_number_of_connections_the_oldest_is_closed(start):
 
 def test_idle_kept_connections_make_room_for_new_ones(start):
     server = start("--worker-connections", "3", workers=1)
-    clients = [server.client() for _ in range(9)]
-    for client in clients:
-        assert client.ask(get("/health")).status == 200
+    clients = []
+    for _ in range(9):
+        clients.append(server.client())
+        assert clients[-1].ask(get("/health")).status == 200
     assert server.embed("a").status == 200
     for client in clients:
         client.__exit__()
