@@ -140,10 +140,12 @@ def test_a_refused_client_is_told_a_whole_number_of_seconds_from_1_on(limits, qu
     assert 1 <= min(told) <= max(told) == MOST_RETRY_SECONDS
 
 
-def test_refused_clients_are_told_different_times(limits, queue):
-    queue.length = 128
-    limits.tick(answered=20, now=0)
-    assert len({seconds(limits) for _ in range(200)}) > 5
+def test_clients_that_are_refused_in_the_same_state_are_told_different_times(limits, queue):
+    queue.length, told = 128, set()
+    for _ in range(200):
+        limits.tick(answered=20, now=0)
+        told.add(seconds(limits))
+    assert len(told) > 5
 
 
 def mean(limits, answered):

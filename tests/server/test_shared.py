@@ -37,6 +37,8 @@ def test_all_workers_see_the_stop_and_it_makes_nobody_idle(flags):
     in_child(flags.stop)
     assert flags.stopping
     assert not flags.any_idle()
+    flags.set_idle(1, True)
+    assert flags.any_idle()
 
 
 def test_any_number_of_workers_has_a_place(flags):
