@@ -47,8 +47,13 @@ class SlowEngine(TinyEngine):
     step_seconds = 0.25
 
     def forward(self, batch):
-        time.sleep(self.step_seconds * max(len(batch[0]) - self.micro_batch_tokens, 0))
+        most = max(map(len, batch))
+        time.sleep(self.step_seconds * max(most - self.micro_batch_tokens, BLOCKING_ID in batch[0]))
         return super().forward(batch)
+
+
+# A short text whose pass takes a quarter of a second, in which its worker does nothing else; and its token.
+BLOCKING_TEXT, BLOCKING_ID = "z", 29
 
 
 def text_taking(seconds, letter="a"):

@@ -172,8 +172,9 @@ class Request(HeaderPolicy):
             raise ApiError("uri_too_long", message)
 
     def _check_fields(self):
-        if len(self._fields) > self.cfg.limit_request_fields:
-            message = f"The request has more than {self.cfg.limit_request_fields} headers. Send fewer."
+        limit = self.cfg.limit_request_fields
+        if 0 < limit < len(self._fields):
+            message = f"The request has more than {limit} headers. Send fewer."
             raise ApiError("headers_too_large", message)
         limit = self.cfg.limit_request_field_size
         for name, value in self._fields:

@@ -101,8 +101,7 @@ class Worker(SyncWorker):
         self._ready.update(self._poll())
         while self._ready and not self._batcher.is_full:
             self._handle_next()
-        if self._ready:
-            self._refuse(self.limits.excess(len(self._ready)))
+        self._refuse_excess()
         self._batcher.turn()
         self.limits.admit_waiting()
         now = time.monotonic()
@@ -121,9 +120,12 @@ class Worker(SyncWorker):
         self.shared.set_idle(self.place, False)
         return events
 
-    def _refuse(self, excess):
-        """Go on with so many connections though there is no room; requests that take time are refused."""
-        for _ in range(min(excess, len(self._ready))):
+    def _refuse_excess(self):
+        """Go on with as many connections as are beyond the limit; requests that take time are refused."""
+        while self._ready:
+            excess = self.limits.excess(len(self._ready.keys() & self._connections.keys()))
+            if excess <= 0:
+                return
             self._handle_next(refuse=excess)
 
     def _handle_next(self, refuse=0):
@@ -144,6 +146,8 @@ class Worker(SyncWorker):
     def _accept(self, listener, server_address, refuse=0):
         for _ in range(refuse or ACCEPTS):
             if self._batcher.is_full and not refuse:
+                # There may be more, and too many.
+                self._ready[listener.fileno()] = select.EPOLLIN
                 return
             try:
                 client, address = listener.accept()

@@ -134,7 +134,7 @@ def test_no_more_large_requests_wait_than_the_setting_says(limits):
 
 
 def test_a_refused_client_is_told_a_whole_number_of_seconds_from_1_on(limits, queue):
-    assert {seconds(limits) for _ in range(50)} >= {1, 2}
+    assert 1 <= seconds(limits) <= 3
     queue.length = 10**6
     told = {seconds(limits) for _ in range(200)}
     assert 1 <= min(told) <= max(told) == MOST_RETRY_SECONDS

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -186,6 +187,15 @@ class Client:
         """Send a request; its reply."""
         self.send(data)
         return self.reply(is_head=data.startswith(b"HEAD"))
+
+    def is_closed(self):
+        """Whether the server has closed the connection."""
+        if not select.select([self.socket], [], [], 0)[0]:
+            return False
+        try:
+            return not self.socket.recv(1, socket.MSG_PEEK)
+        except ConnectionResetError:
+            return True
 
     def rest(self):
         """What comes until the connection closes."""
