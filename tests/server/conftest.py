@@ -51,7 +51,8 @@ def occupy(pool):
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory):
     """The slow service with two workers; clients have two seconds, and answers may be large."""
-    environment = SLOW | {"WEB_CONCURRENCY": "2", "EMBEDDING_CLIENT_TIMEOUT": "2", "EMBEDDING_MAX_TEXTS": "100000"}
+    environment = SLOW | {"WEB_CONCURRENCY": "2", "EMBEDDING_CLIENT_TIMEOUT": "2"}
+    environment |= {"EMBEDDING_MAX_TEXTS": "200000", "EMBEDDING_MAX_TOKENS": "1000000"}
     with Server(environment, tmp_path_factory.mktemp("slow"), ["gunicorn", "slow_wsgi:app"]) as server:
         wait_until(lambda: server.started() == 2)
         workers = server.workers()

@@ -127,8 +127,12 @@ class Server:
         """A connection to the server on which so much has been sent."""
         connection = socket.socket(socket.AF_UNIX if self.path else socket.AF_INET)
         connection.settimeout(timeout)
-        connection.connect(self.path or ("127.0.0.1", self.port))
-        connection.sendall(data)
+        try:
+            connection.connect(self.path or ("127.0.0.1", self.port))
+            connection.sendall(data)
+        except OSError:
+            connection.close()
+            raise
         return connection
 
     def client(self, data=b""):
