@@ -27,6 +27,7 @@ class Encoder:
         max_length: the most tokens a text keeps, special tokens and query prompt included.
         query_prompt: what is put before a query; may be empty.
         revision: the model's commit on the Hub, or None for a directory.
+        heartbeat: a function to call at least every 20 ms in long work on a request. What it raises ends the work.
     """
 
     def __init__(self, model_name, tokenizer, engine, query_prompt="", dtype="float32", revision=None):
@@ -42,7 +43,7 @@ class Encoder:
         self._canary_vector = engine.forward(self._canary)
         self._canary_lived = None
         self.dimension = self._canary_vector.shape[1]
-        self._heartbeat = _do_nothing
+        self.heartbeat = _do_nothing
         self._threads = self._background = ComputeThreads()
         self._record = _do_nothing
 
@@ -66,7 +67,7 @@ class Encoder:
             background: those for requests of more tokens than a micro-batch has; by default the same.
             record: called with the number of requests and of tokens in each forward pass.
         """
-        self._heartbeat = heartbeat or self._heartbeat
+        self.heartbeat = heartbeat or self.heartbeat
         self._threads = threads or self._threads
         self._background = background or self._threads
         self._record = record or self._record
@@ -99,10 +100,12 @@ class Encoder:
         """
         if is_query and self.query_prompt:
             texts = [self.query_prompt + text for text in texts]
-        return self._tokenizer(texts, max_tokens, self._heartbeat, whole)
+        return self._tokenizer(texts, max_tokens, self.heartbeat, whole)
 
     def encode(self, ids, *, normalize=True):
         """Token ids to a float32 array of shape (len(ids), dimension), in their order; equal texts are computed once.
+
+        Each text is an int32 array of its token ids, or a list.
 
         What is worth more than one core goes to the compute threads; this thread then waits, and calls the heartbeat.
         The vectors do not depend on the number of threads.
@@ -110,17 +113,17 @@ class Encoder:
         With `normalize` each vector has L2 norm 1, as sentence-transformers does it (torch's F.normalize).
         """
         places = {}
-        rows = [places.setdefault(tuple(text), len(places)) for text in ids]
-        texts = list(places)
+        rows = [places.setdefault(np.asarray(text, np.int32).tobytes(), len(places)) for text in ids]
+        texts = [np.frombuffer(text, np.int32) for text in places]
         is_short = sum(map(len, texts)) <= self._engine.micro_batch_tokens
         threads = self._threads if is_short else self._background
         batches = list(self.micro_batches(texts, threads.count))
         batched_texts = [[texts[index] for index in batch] for batch in batches]
-        self._heartbeat()
+        self.heartbeat()
         if len(batches) == 1:
             results = [self._forward(*batched_texts)]
         else:
-            results = threads.run(self._forward, batched_texts, self._heartbeat)
+            results = threads.run(self._forward, batched_texts, self.heartbeat)
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         for batch, result in zip(batches, results, strict=True):
             vectors[batch] = result
