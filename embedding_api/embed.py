@@ -3,6 +3,7 @@
 from flask import Blueprint, current_app
 
 from embedding_api import vectors
+from embedding_api.json_provider import in_blocks
 from embedding_api.operation import operation
 from embedding_api.payload import load_payload
 from embedding_api.schemas import EmbedRequest, EmbedResponse
@@ -16,6 +17,8 @@ _request_schema = EmbedRequest()
 def embed():
     payload = load_payload(_request_schema)
     encoder = current_app.extensions["encoder"]
-    tokens = vectors.tokenize(payload["texts"], is_query=payload["is_query"], truncate=payload["truncate"])
+    tokens = vectors.tokenize(payload.pop("texts"), is_query=payload["is_query"], truncate=payload["truncate"])
     embeddings = vectors.encode(tokens, normalize=payload["normalize"])
-    return vectors.respond(tokens, embeddings=embeddings, model=encoder.model_name, dimension=encoder.dimension)
+    return vectors.respond(
+        tokens, embeddings=in_blocks(embeddings), model=encoder.model_name, dimension=encoder.dimension
+    )

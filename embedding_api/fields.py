@@ -79,7 +79,8 @@ class Texts(fields.Field):
 def _mistake(text):
     if not isinstance(text, str):
         return "Must be a string."
-    return None if text.strip() else "Must not be blank."
+    # Not text.strip(), which copies it: a text can take 32 MB.
+    return "Must not be blank." if not text or text.isspace() else None
 
 
 def choice(default, *choices, **metadata):

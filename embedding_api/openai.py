@@ -7,6 +7,7 @@ from flask import Blueprint, current_app
 
 from embedding_api import vectors
 from embedding_api.errors import ApiError
+from embedding_api.json_provider import in_blocks
 from embedding_api.openai_schemas import (
     OpenAIEmbeddingsRequest,
     OpenAIEmbeddingsResponse,
@@ -34,7 +35,7 @@ def create_embeddings():
     if current_app.extensions["settings"].accept_models == "served" and payload["model"] is not None:
         _check(payload["model"])
     tokens = vectors.tokenize(
-        payload["input"],
+        payload.pop("input"),
         name="input[{}]",
         is_query=payload["input_type"] == "query",
         truncate=payload["truncate"] is not False,
@@ -42,13 +43,13 @@ def create_embeddings():
     embeddings = vectors.encode(tokens)
     if payload["encoding_format"] == "base64":
         embeddings = [b64encode(vector).decode() for vector in embeddings.astype("<f4", copy=False)]
+    rows = [
+        {"object": "embedding", "index": index, "embedding": embedding} for index, embedding in enumerate(embeddings)
+    ]
     return vectors.respond(
         tokens,
         object="list",
-        data=[
-            {"object": "embedding", "index": index, "embedding": embedding}
-            for index, embedding in enumerate(embeddings)
-        ],
+        data=in_blocks(rows),
         model=_served(),
         usage={"prompt_tokens": tokens.count, "total_tokens": tokens.count},
     )

@@ -9,7 +9,7 @@ from embedding_api.errors import ApiError
 from embedding_api.fields import StrictBoolean, Texts, choice, dimension
 from embedding_api.schemas import TEXTS, TRUNCATE, VECTOR, ResponseSchema, StrictSchema, array
 
-_TOKEN_IDS = re.compile(rb'"input"\s*:\s*\[[\s\[\],]*\d')
+_TOKEN_IDS = re.compile(rb'"input"\s*:\s*\[[\s\[\],]*+\d')
 
 
 class OpenAIInput(Texts):

@@ -1,13 +1,14 @@
 """What requests and responses look like. The checks and the API's description both come from here."""
 
 from difflib import get_close_matches
+from itertools import islice
 from math import isqrt
 
 import orjson
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
 
 from embedding_api.config import DEFAULT_MODEL
-from embedding_api.fields import PerTextOrPair, StrictBoolean, Text, Texts, dimension, max_texts
+from embedding_api.fields import MAX_NAMED, PerTextOrPair, StrictBoolean, Text, Texts, dimension, max_texts
 
 
 class StrictSchema(Schema):
@@ -28,7 +29,8 @@ class StrictSchema(Schema):
 
     def handle_error(self, error, data, **kwargs):
         if isinstance(data, dict):
-            unknown = {name: [self._unknown(name)] for name in data if name not in self.fields}
+            names = islice((name for name in data if name not in self.fields), MAX_NAMED)
+            unknown = {name: [self._unknown(name)] for name in names}
             # First, because a misspelt field is why another one is missing.
             error.messages = unknown | {name: error.messages[name] for name in error.messages if name not in unknown}
         else:

@@ -4,6 +4,7 @@ import numpy as np
 from flask import Blueprint, current_app
 
 from embedding_api import vectors
+from embedding_api.json_provider import blocks, in_blocks
 from embedding_api.operation import operation
 from embedding_api.payload import load_payload
 from embedding_api.schemas import SimilarityRequest, SimilarityResponse
@@ -19,19 +20,30 @@ DECIMALS = 6
 @operation("Compare texts with a query, or with each other", SimilarityRequest, SimilarityResponse, counts=True)
 def similarity():
     payload = load_payload(_request_schema)
-    texts, truncate = payload["texts"], payload["truncate"]
-    tokens = vectors.tokenize(texts, truncate=truncate)
-    if "query" in payload:
+    truncate, has_query = payload["truncate"], "query" in payload
+    tokens = vectors.tokenize(payload.pop("texts"), truncate=truncate)
+    if has_query:
         # Last, so that the headers' indexes are those of the texts.
-        tokens += vectors.tokenize([payload["query"]], name="query", is_query=True, truncate=truncate)
+        tokens += vectors.tokenize([payload.pop("query")], name="query", is_query=True, truncate=truncate)
     # In float64 and then rounded, or equal texts would differ in their last digits, by where they stand.
     embeddings = vectors.encode(tokens).astype(np.float64)
-    compared = embeddings[len(texts)] if "query" in payload else embeddings.T
-    scores = np.round(embeddings[: len(texts)] @ compared, DECIMALS).astype(np.float32)
-    answer = {"scores": scores}
+    scores = _rounded(embeddings[:-1] @ embeddings[-1]) if has_query else _scores_of_pairs(embeddings)
+    answer = {"scores": in_blocks(scores)}
     if payload["rank"]:
-        answer["ranking"] = _ranked(scores) if "query" in payload else _others_ranked(scores)
+        answer["ranking"] = in_blocks(_ranked(scores) if has_query else _others_ranked(scores))
     return vectors.respond(tokens, **answer, model=current_app.extensions["encoder"].model_name)
+
+
+def _scores_of_pairs(embeddings):
+    """The scores of each text with each, as an array of shape (texts, texts)."""
+    scores = np.empty((len(embeddings), len(embeddings)), np.float32)
+    for block in blocks(len(embeddings)):
+        scores[block] = _rounded(embeddings[block] @ embeddings.T)
+    return scores
+
+
+def _rounded(scores):
+    return np.round(scores, DECIMALS).astype(np.float32)
 
 
 def _ranked(scores):
@@ -42,7 +54,8 @@ def _ranked(scores):
 def _others_ranked(scores):
     """For each text the indexes of the others. Row by row: all at once would take the memory several times."""
     ranking = np.empty((len(scores), len(scores) - 1), np.uint32)
-    for index, row in enumerate(scores):
-        order = _ranked(row)
-        ranking[index] = order[order != index]
+    for block in blocks(len(scores)):
+        for index in range(len(scores))[block]:
+            order = _ranked(scores[index])
+            ranking[index] = order[order != index]
     return ranking

@@ -3,6 +3,7 @@
 from flask import Blueprint, current_app
 
 from embedding_api import vectors
+from embedding_api.json_provider import in_blocks
 from embedding_api.operation import operation
 from embedding_api.payload import load_payload
 from embedding_api.schemas import TokenizeRequest, TokenizeResponse
@@ -16,12 +17,13 @@ _request_schema = TokenizeRequest()
 def tokenize():
     payload = load_payload(_request_schema)
     encoder = current_app.extensions["encoder"]
-    tokens = vectors.tokenize(payload["texts"], is_query=payload["is_query"], whole=True)
+    tokens = vectors.tokenize(payload.pop("texts"), is_query=payload["is_query"], whole=True)
+    rows = [
+        {"ids": ids, "count": length, "truncated": length > len(ids)}
+        for ids, length in zip(tokens.ids, tokens.lengths, strict=True)
+    ]
     return {
-        "tokens": [
-            {"ids": ids, "count": length, "truncated": length > len(ids)}
-            for ids, length in zip(tokens.ids, tokens.lengths, strict=True)
-        ],
+        "tokens": in_blocks(rows),
         "model": encoder.model_name,
         "max_length": encoder.max_length,
     }

@@ -50,7 +50,7 @@ def encode(tokens, *, normalize=True):
         tokens=tokens.count,
         truncated=len(tokens.truncated),
         tokenize_ms=round(g.tokenize_ms, 2),
-        encode_ms=round(_milliseconds(started), 2),
+        encode_ms=round(_milliseconds(started) - 1000 * waited, 2),
     )
     return vectors
 

@@ -87,6 +87,14 @@ def client(app):
     return app.test_client()
 
 
+@pytest.fixture
+def beats(app, monkeypatch):
+    """A list that grows by one item with each heartbeat of the application's encoder."""
+    beats = []
+    monkeypatch.setattr(app.extensions["encoder"], "heartbeat", lambda: beats.append("beat"))
+    return beats
+
+
 @pytest.fixture(scope="session")
 def model(pytestconfig):
     return pytestconfig.stash[MODEL]

@@ -66,7 +66,7 @@ class Nginx(Server):
 
     def _listens(self):
         try:
-            self.connect().close()
+            socket.create_connection(("127.0.0.1", self.port)).close()
         except ConnectionRefusedError:
             return False
         return True

@@ -4,10 +4,15 @@ import json
 import re
 
 import pytest
+from gunicorn.config import Config
 
 from embedding_api.__main__ import cli
+from embedding_api.config import Settings
+from embedding_api.encoder.kernel.engine import KernelEngine
+from embedding_api.server import connection, limits, request, worker
 from support.server import ROOT
 
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 ALERTS = (ROOT / "deploy" / "alerts.yml").read_text()
 DASHBOARD = (ROOT / "docs" / "grafana-dashboard.json").read_text()
@@ -51,3 +56,92 @@ def test_every_option_of_a_command_is_documented(command):
     for option in cli.commands[command].params:
         for name in option.opts:
             assert not name.startswith("--") or f"`{name}`" in bulk
+
+
+def rows(text):
+    """The rows of all tables of a document: what each has behind its first cell, by that."""
+    cells = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {name: " | ".join(others) for name, *others in cells}
+
+
+def bounds():
+    """What the tables of bounds must say, by the code."""
+    settings, gunicorn = Settings(), Config()
+    configured = (ROOT / "gunicorn.conf.py").read_text()
+    kept, silence, stop = (
+        re.search(rf"^{name} = (\d+)", configured, re.MULTILINE)[1]
+        for name in ("keepalive", "timeout", "graceful_timeout")
+    )
+    largest = max(settings.max_body_bytes, settings.max_texts * limits.VECTOR_BYTES)
+    memory = f"{limits.LARGE_PAYLOADS * largest >> 20} MB"
+    patience = f"{settings.client_timeout} s, and 1 s for each {connection.SLOWEST >> 10} KB"
+    body, idle = f"{settings.max_body_bytes >> 20} MB", f"{kept} s (`--keep-alive`)"
+    connections = f"{gunicorn.worker_connections:,} (`--worker-connections`)"
+    discarded = f"{connection.DISCARD_BYTES >> 20} MB, {connection.DISCARD_SECONDS} s"
+    head = f"{request.HEAD_BYTES >> 10} KB"
+    return {
+        "architecture": {
+            "Requests that wait: in the backlog and in the asked worker": f", {settings.max_waiting} ",
+            "Large requests, and bodies that wait for memory, in a worker": f", {settings.max_waiting} ",
+            "Tokens of a forward pass": f"{KernelEngine.micro_batch_tokens} ",
+            "Compute threads of a worker": f"at most {worker.MOST_THREADS} ",
+            "Connections of a worker": connections,
+            "Bodies of more than 64 KB, and what large requests hold, in a worker": memory,
+            "Answers that clients have not read yet, in a worker": memory,
+            "Body": body,
+            "Texts; tokens": f"{settings.max_texts}; `EMBEDDING_MAX_TOKENS`, {settings.max_tokens} ",
+            "Head of a request": head,
+            "Time to send a request, and to read an answer": patience,
+            "Idle time of a kept connection": idle,
+            "What a client still sends after its answer": discarded,
+            "Silence of a worker": f"{silence} s",
+            "Stopping": f"{stop} s",
+        },
+        "operations": {
+            "Time to send a request": patience,
+            "Idle time of a kept connection": idle,
+            "Body": body,
+            "Request line": f"{gunicorn.limit_request_line:,} bytes",
+            "One header; all of them": (
+                f"{gunicorn.limit_request_field_size:,} bytes (`--limit-request-field_size`); "
+                f"{gunicorn.limit_request_fields} headers (`--limit-request-fields`) and {head}"
+            ),
+            "What the chunks of a body add to it": f"{request.CHUNK_BYTES >> 10} KB",
+            "Connections of a worker": connections,
+            "Bodies of more than 64 KB in a worker": memory,
+            "Answers that clients have not read yet, in a worker": memory,
+            "What a client still sends after its answer": discarded,
+        },
+    }
+
+
+@pytest.mark.parametrize("page", ["architecture", "operations"])
+def test_bounds_are_those_of_the_code(page):
+    said = rows((ROOT / "docs" / f"{page}.md").read_text())
+    for name, bound in bounds()[page].items():
+        assert bound in said[name]
+
+
+def test_every_module_is_on_the_map_and_no_other():
+    modules = ROOT / "embedding_api"
+    package, found = None, set()
+    for line in ARCHITECTURE.splitlines():
+        if heading := re.match(r"\| `embedding_api/(\w*)/?` \|", line):
+            package = modules / heading[1]
+        elif package and line.startswith("| `"):
+            found |= {package / name for name in re.findall(r"`([\w.]+\.py)`", line.split(" | ")[0])}
+        elif not line.startswith("|"):
+            package = None
+    there = {path for path in modules.rglob("*.py") if path.name != "__init__.py" and path.parent.name != "kernel"}
+    assert found == there
+
+
+def test_links_between_documents_lead_somewhere():
+    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for path, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", document.read_text()):
+            target = document.parent / path if path else document
+            assert target.exists(), (document.name, path)
+            if anchor:
+                headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+                anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+                assert anchor in anchors, (document.name, path, anchor)

@@ -123,6 +123,7 @@ def test_one_scrape_has_what_the_clients_counted_while_workers_died(tmp_path):
         assert embedded == seen
         assert seen[503] > 0
         assert counts["embedding_texts_total"] == texts
+        # Of those that have waited for a forward pass.
         assert counts["embedding_queue_seconds_count"] == seen[200]
         assert counts["embedding_batch_requests_sum"] == seen[200]
         assert server.busy() == 0

@@ -2,8 +2,12 @@ import json
 
 import orjson
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from embedding_api import payload
 from embedding_api.config import Settings
+from embedding_api.errors import ClientGone
 
 
 def post(client, body, content_type="application/json", **options):
@@ -158,6 +162,74 @@ def test_a_string_without_an_end(client, end):
 def test_many_keys_and_a_double_one(client):
     body = "{" + "".join(f'"{n}":1,' for n in range(400)) + '"399":1}'
     assert error_of(post(client, body.encode())) == (400, "duplicate_key")
+
+
+class Pairs(list):
+    """The keys and values of a JSON object, of which some may be equal."""
+
+
+# With what makes a search for the ends of strings go wrong.
+STRINGS = st.text(st.sampled_from('"\\\\:,{[]}ab\u00e9\U0001f600 '), max_size=12)
+VALUES = st.recursive(
+    STRINGS | st.integers(0, 9), lambda inner: st.lists(inner) | st.lists(st.tuples(STRINGS, inner)).map(Pairs)
+)
+
+
+def write(value, ascii_only):
+    if isinstance(value, Pairs):
+        members = [f"{write(key, ascii_only)} :{write(inner, ascii_only)}" for key, inner in value]
+        return f"{{{', '.join(members)}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(write(inner, ascii_only) for inner in value)}]"
+    return json.dumps(value, ensure_ascii=ascii_only)
+
+
+def has_duplicate(body):
+    found = []
+
+    def look(pairs):
+        found.append(len(dict(pairs)) < len(pairs))
+        return dict(pairs)
+
+    json.loads(body, object_pairs_hook=look)
+    return any(found)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(STRINGS, VALUES)).map(Pairs), st.booleans(), st.integers(2, 50))
+def test_duplicate_keys_are_found_wherever_slices_end(client, monkeypatch, pairs, ascii_only, size):
+    monkeypatch.setattr(payload, "SLICE_BYTES", size)
+    body = write(pairs, ascii_only).encode()
+    response = post(client, body)
+    assert (error_of(response)[1] == "duplicate_key") is has_duplicate(body)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 1000])
+def test_tokens_and_keys_are_counted_wherever_slices_end(app, monkeypatch, size):
+    monkeypatch.setattr(payload, "SLICE_BYTES", size)
+    body = json.dumps({"a\\": ['"', "[,{:", {"": 1, 'b\\"': ":"}]}).encode()
+    with app.app_context():
+        assert payload._count(body, 100) == (6 + 3 + 3, 3)
+        assert payload._count(b'["' + b"\\" * 7, 100) == (2, 0)
+
+
+def test_heartbeats_come_between_slices_and_not_for_small_bodies(client, beats):
+    client.application.extensions["settings"] = Settings()
+    assert post(client, b'{"texts": ""}').status_code == 422
+    assert not beats
+    body = b'{"texts": "' + b" " * (20 * payload.SLICE_BYTES) + b'"}'
+    assert post(client, body).status_code == 422
+    assert len(beats) >= 21
+
+
+def test_what_a_heartbeat_raises_ends_the_work(client, monkeypatch):
+    def gone():
+        raise ClientGone
+
+    monkeypatch.setattr(client.application.extensions["encoder"], "heartbeat", gone)
+    client.application.extensions["settings"] = Settings()
+    response = post(client, b'{"texts": "' + b" " * (2 * payload.SLICE_BYTES) + b'"}')
+    assert response.status_code == 499
 
 
 def test_a_wrong_field_beside_an_unknown_one(client):

@@ -207,11 +207,14 @@ class Running:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() - began > START_SECONDS:
-                self.__exit__()
-                raise LoadError(f"It did not start: {self._log.read_text()[-300:]}")
-            time.sleep(0.05)
+        try:
+            while not self._answers():
+                if self._process.poll() is not None or time.monotonic() - began > START_SECONDS:
+                    raise LoadError(f"It did not start: {self._log.read_text()[-300:]}")
+                time.sleep(0.05)
+        except BaseException:
+            self.__exit__()
+            raise
         self.seconds = time.monotonic() - began
         return self
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 
 class TooManyTokens(Exception):
     """The texts have more tokens together than the caller allows."""
@@ -13,12 +15,12 @@ class TokenizedTexts:
     """Texts as token ids.
 
     Attributes:
-        ids: for each text its token ids, special tokens included, in the order of the texts.
+        ids: for each text its token ids, special tokens included, as an int32 array; in the order of the texts.
         lengths: for each text the tokens it has in whole; if that was not asked for, at least one more than `ids` has
             where it was cut.
     """
 
-    ids: list[list[int]]
+    ids: list[np.ndarray]
     lengths: list[int]
 
     @cached_property

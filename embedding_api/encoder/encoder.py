@@ -28,6 +28,7 @@ class Encoder:
         max_length: the most tokens a text keeps, special tokens and query prompt included.
         query_prompt: what is put before a query; may be empty.
         revision: the model's commit on the Hub, or None for a directory.
+        heartbeat: a function to call at least every 20 ms in long work on a request. What it raises ends the work.
     """
 
     def __init__(self, model_name, tokenizer, engine, query_prompt="", dtype="float32", revision=None):
@@ -44,7 +45,7 @@ class Encoder:
         self._canary_vector = engine.forward(self._canary)
         self._canary_lived = None
         self.dimension = self._canary_vector.shape[1]
-        self._heartbeat = _do_nothing
+        self.heartbeat = _do_nothing
         self._threads = ComputeThreads()
         self._compute = self.compute
 
@@ -63,11 +64,11 @@ class Encoder:
 
         Args:
             threads: the `ComputeThreads` for what is worth more than one core; by default one for each core.
-            heartbeat: called at least every 20 ms or so while it encodes or tokenizes. What it raises ends the work.
+            heartbeat: the attribute.
             compute: called in place of the method `compute`, to compute for several callers at once.
         """
         self._threads = threads or self._threads
-        self._heartbeat = heartbeat or self._heartbeat
+        self.heartbeat = heartbeat or self.heartbeat
         self._compute = compute or self._compute
         # No request shall pay for the first touch of the weights. And PyTorch makes its thread pool anew at its first
         # use after a fork: of two threads that do so at once, one fails.
@@ -98,17 +99,18 @@ class Encoder:
         """
         if is_query and self.query_prompt:
             texts = [self.query_prompt + text for text in texts]
-        return self._tokenizer(texts, max_tokens, self._heartbeat, whole)
+        return self._tokenizer(texts, max_tokens, self.heartbeat, whole)
 
     def encode(self, ids, *, normalize=True):
         """Token ids to a float32 array of shape (len(ids), dimension), in their order; equal texts are computed once.
 
-        With `normalize` each vector has L2 norm 1, as sentence-transformers does it (torch's F.normalize).
+        Each text is an int32 array of its token ids, or a list. With `normalize` each vector has L2 norm 1, as
+        sentence-transformers does it (torch's F.normalize).
         """
         places = {}
-        rows = [places.setdefault(tuple(text), len(places)) for text in ids]
-        texts = list(places)
-        self._heartbeat()
+        rows = [places.setdefault(np.asarray(text, np.int32).tobytes(), len(places)) for text in ids]
+        texts = [np.frombuffer(text, np.int32) for text in places]
+        self.heartbeat()
         vectors = self._compute(texts)
         if normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
@@ -125,7 +127,7 @@ class Encoder:
         if len(batches) == 1:
             results = [self.forward(*batched_ids)]
         else:
-            results = self._threads.run(self.forward, batched_ids, self._heartbeat)
+            results = self._threads.run(self.forward, batched_ids, self.heartbeat)
         vectors = np.empty((len(ids), self.dimension), dtype=np.float32)
         for batch, result in zip(batches, results, strict=True):
             vectors[batch] = result

@@ -21,7 +21,10 @@ class ReferenceEngine:
 
     @torch.inference_mode()
     def forward(self, batch):
-        """The vectors of a batch of token id lists, as a float32 array of shape (len(batch), dimension)."""
+        """The vectors of a batch of texts, as a float32 array of shape (len(batch), dimension).
+
+        Each text is an array or a list of its token ids.
+        """
         shape = len(batch), max(map(len, batch))
         input_ids = torch.zeros(shape, dtype=torch.long)
         attention_mask = torch.zeros(shape, dtype=torch.long)

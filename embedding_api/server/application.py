@@ -22,13 +22,9 @@ class Application:
         worker: the `Worker`: its application, configuration and log.
         batcher: the `Batcher`, which runs the requests.
         limits: the `Limits`.
-
-    Attributes:
-        answered: the number of requests that were answered.
     """
 
     def __init__(self, worker, batcher, limits):
-        self.answered = 0
         self._worker, self._batcher, self._limits = worker, batcher, limits
         self._loop = getcurrent()
 
@@ -71,7 +67,6 @@ class Application:
             else:
                 self.refuse(connection, error)
         else:
-            self.answered += 1
             connection.send_answer(close=response.should_close())
 
     def _refusal(self, connection):

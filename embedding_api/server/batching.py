@@ -48,7 +48,7 @@ class Batcher:
         self._encoder, self._threads, self._limits = encoder, threads, limits
         self._on_pass, self._record = on_pass, record
         self._loop = getcurrent()
-        self._resumed = self._progress = time.monotonic()
+        self._resumed = self._progress = self._computed_at = time.monotonic()
         # Tasks that wait for the next pass, for the compute threads, for room for their answer, for their turn after a
         # pause.
         self._parked, self._tokens = deque(), 0
@@ -177,6 +177,7 @@ class Batcher:
             for task, *_ in batch:
                 task.throw(error)
             return
+        self._limits.note(time.monotonic() - began, len(batch))
         self._record(len(batch), sum(tokens for _, _, tokens, _ in batch))
         self._on_pass([task for task, *_ in batch])
         start = 0
@@ -209,6 +210,8 @@ class Batcher:
                 task.throw(job.error)
             elif not job.left:
                 self._end(task)
+                self._limits.note(self._progress - max(job.began, self._computed_at), large=True)
+                self._computed_at = self._progress
                 task.waited = job.began - job.asked
                 self._computed.append((task, job.vectors))
 

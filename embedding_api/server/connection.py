@@ -23,6 +23,8 @@ DISCARD_SECONDS = 10
 # Read at a time, so that other connections have their turn; more of a large body.
 _READ_BYTES = 64 * 1024
 _READ_LARGE_BYTES = 512 * 1024
+# How requests begin that need no forward pass.
+_NO_PASS, _METHOD_BYTES = (b"GET ", b"HEAD ", b"OPTIONS "), 8
 # Of one call of sendmsg; the operating system's limit is 1,024.
 _BUFFERS = 1000
 
@@ -57,14 +59,14 @@ class Connection:
         since: when the state began, in seconds of the monotonic clock.
         deadline: when the client has taken too long.
         gone: whether the client has closed the connection, or its sending half.
-        refuse: whether there is no room for the next request.
+        refuse: whether there is no room for the request.
         late: whether it was accepted after the service was told to stop.
     """
 
     def __init__(self, client, address, server_address, worker):
         self.client = client
         self.address, self.server_address = address, server_address
-        self.gone = self.refuse = self.late = False
+        self.gone = self.late = False
         self.task = None
         self._worker = worker
         self._answer = []
@@ -77,6 +79,29 @@ class Connection:
     def is_quiet(self):
         """Whether the client has not begun to send a request."""
         return self.state is State.READING and not self.request.begun
+
+    @property
+    def waits_for_us(self):
+        """Whether it is not the client's turn to do something."""
+        return self._is_postponed or self.state in (State.WORKING, State.WAITING)
+
+    def postpone(self):
+        """Have a request that may need a forward pass wait unread; whether it does."""
+        if self.state is not State.READING:
+            return False
+        if not self._is_postponed:
+            if not self.request.received and not self._may_need_a_pass():
+                return False
+            self._is_postponed = True
+            self.deadline = math.inf
+        return True
+
+    def _may_need_a_pass(self):
+        try:
+            start = self.client.recv(_METHOD_BYTES, socket.MSG_PEEK)
+        except OSError:
+            return False
+        return bool(start) and not start.startswith(_NO_PASS)
 
     def handle(self, events):
         """Go on, as epoll has reported these events."""
@@ -106,6 +131,7 @@ class Connection:
         self.deadline = self.since + seconds
 
     def _expect_request(self, seconds):
+        self.refuse = self._is_postponed = False
         self.request = Request(self._worker.cfg, self.address, self._worker.settings.max_body_bytes)
         self.enter(State.READING, seconds)
 
@@ -124,7 +150,8 @@ class Connection:
         if not data and not request.begun:
             self.close()
             return
-        if not request.received:
+        if not request.received or self._is_postponed:
+            self._is_postponed = False
             self.enter(State.READING, self._worker.settings.client_timeout)
         self.deadline += len(data) / SLOWEST
         try:
@@ -139,7 +166,7 @@ class Connection:
     def _consider(self):
         """Start or resume the application, if enough of the request is here."""
         request = self.request
-        if request.complete or request.is_too_large:
+        if request.complete or request.is_too_large or (self.refuse and request.has_head):
             self._go_on()
         elif request.expects_continue and not self.task:
             # Whatever speaks against it, the client shall know before it sends the body.

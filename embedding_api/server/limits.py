@@ -13,6 +13,8 @@ from embedding_api.server.memory_bound import MemoryBound
 # Bodies under way, and answers under way, of the largest size that the limits allow. A vector takes 8 KB of JSON.
 LARGE_PAYLOADS = 2
 VECTOR_BYTES = 8 * 1024
+# Of the newest value in an average.
+_WEIGHT = 0.1
 # Seconds that a refused client is told to wait at most.
 MOST_RETRY_SECONDS = 60
 
@@ -28,17 +30,22 @@ class Limits:
     Attributes:
         bodies: the `MemoryBound` of requests that are read or computed.
         answers: that of answers that are sent.
+        share: of the requests that may wait, those that may in this worker.
+        postponed: the number of those that wait for a forward pass; the worker counts them.
         large: the number of large requests that are computed; the batcher counts them.
     """
 
     def __init__(self, settings, workers, listeners):
         largest = max(settings.max_body_bytes, settings.max_texts * VECTOR_BYTES)
         self.bodies, self.answers = MemoryBound(LARGE_PAYLOADS * largest), MemoryBound(LARGE_PAYLOADS * largest)
-        self.large = 0
-        self._max_waiting, self._client_timeout = settings.max_waiting, settings.client_timeout
+        self.share = -(-settings.max_waiting // workers)
+        self.postponed = self.large = 0
+        self._client_timeout = settings.client_timeout
         self._workers, self._listeners = workers, listeners
         self._waiting = deque()
-        self._rate, self._refused = 0.0, 0
+        # Averages for a short and a large request, before any is known.
+        self._seconds = {False: 0.01, True: 1.0}
+        self._refused = 0
 
     @property
     def backlog(self):
@@ -46,22 +53,28 @@ class Limits:
         return sum(map(backlog, self._listeners))
 
     @property
+    def share_of_backlog(self):
+        """How many connections this worker accepts, if others accept as many."""
+        return self.backlog // self._workers + 1
+
+    @property
     def waiting(self):
-        """How many requests wait: in the backlog, for memory, and for the compute threads."""
-        return self.backlog + len(self._waiting) + self.large
+        """How many requests wait: in the backlog, and in this worker."""
+        return self.backlog + self.postponed + len(self._waiting) + self.large
 
-    def excess(self, ready):
-        """How many requests are too many, if so many connections are ready to be read."""
-        return self.backlog + ready - self._max_waiting
+    def note(self, seconds, requests=1, large=False):
+        """Take note of the time that requests have taken one after the other."""
+        self._seconds[large] += _WEIGHT * (seconds / requests - self._seconds[large])
 
-    def overloaded(self):
+    def overloaded(self, large=False):
         """The error for a request that there is no room for. It says when there may be.
 
-        Those that wait and those that were refused are served at the rate of the last seconds; each client is told
-        another moment until then, or they would all come back at once.
+        Those that wait here and those that were refused need some time; each client is told another moment until twice
+        that, or they would all come back at once.
         """
         self._refused += 1
-        seconds = (self.waiting + self._refused) / max(self._rate * self._workers, 1)
+        here = self.large + len(self._waiting) if large else self.postponed
+        seconds = (here + self._refused) * self._seconds[large]
         return overloaded(min(math.ceil(random.uniform(0, 1 + 2 * seconds)), MOST_RETRY_SECONDS))
 
     def begin_large(self, connection, size):
@@ -91,8 +104,8 @@ class Limits:
         connection.wait()
 
     def _check_room(self):
-        if self.large + len(self._waiting) >= self._max_waiting:
-            raise self.overloaded()
+        if self.large + len(self._waiting) >= self.share:
+            raise self.overloaded(large=True)
 
     def admit_waiting(self):
         """Let those read on for whom there is memory now, first come first served."""
@@ -105,25 +118,21 @@ class Limits:
                 connection.read_on()
             self._waiting.popleft()
 
-    def tick(self, answered, now):
-        """What is due every second.
-
-        Args:
-            answered: the requests that were answered in it.
-            now: the seconds of the monotonic clock.
-        """
-        self._rate = (self._rate + answered) / 2
-        self._refused = 0
+    def tick(self, now):
+        """What is due every second; `now` is that of the monotonic clock."""
+        self._refused //= 2
         if self._waiting:
-            self._close_slow(self.bodies.oldest, now)
+            self._close_slow(self.bodies, now)
         if not self.answers.has_room:
-            self._close_slow(self.answers.oldest, now)
+            self._close_slow(self.answers, now)
 
-    def _close_slow(self, connection, now):
-        """Close a connection that has moved a large body or answer for long, as others wait for its memory."""
-        moving = connection and connection.state in (State.READING, State.WRITING)
-        if moving and now - connection.since > self._client_timeout:
-            close(connection)
+    def _close_slow(self, bound, now):
+        """Close the connection that has moved a large body or answer for longest, as others wait for its memory."""
+        for connection in bound.holders:
+            is_moving = connection.state in (State.READING, State.WRITING)
+            if is_moving and now - connection.since > self._client_timeout:
+                close(connection)
+                return
 
 
 def close(connection):

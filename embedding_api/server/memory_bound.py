@@ -22,9 +22,9 @@ class MemoryBound:
         return self._sum < self._limit
 
     @property
-    def oldest(self):
-        """The connection that has held some bytes for longest, or None."""
-        return next(iter(self._held), None)
+    def holders(self):
+        """The connections that hold bytes, in the order in which they began to."""
+        return list(self._held)
 
     def fits(self, size):
         """Whether so many bytes more may be held."""

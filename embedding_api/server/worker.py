@@ -100,8 +100,8 @@ class Worker(SyncWorker):
             self.notify()
         self._ready.update(self._poll())
         while self._ready and not self._batcher.is_full:
-            self._handle_next()
-        self._refuse_excess()
+            self._handle(next(iter(self._ready)))
+        self._postpone()
         self._batcher.turn()
         self.limits.admit_waiting()
         now = time.monotonic()
@@ -120,35 +120,38 @@ class Worker(SyncWorker):
         self.shared.set_idle(self.place, False)
         return events
 
-    def _refuse_excess(self):
-        """Go on with as many connections as are beyond the limit; requests that take time are refused."""
-        while self._ready:
-            excess = self.limits.excess(len(self._ready.keys() & self._connections.keys()))
-            if excess <= 0:
-                return
-            self._handle_next(refuse=excess)
+    def _postpone(self):
+        """Of what is ready while the next pass is full, do what needs no pass; the rest waits, up to the limit."""
+        for descriptor in self._listeners.keys() & self._ready.keys():
+            self._handle(descriptor)
+        postponed = []
+        for descriptor in list(self._ready):
+            connection = self._connections.get(descriptor)
+            if connection and connection.postpone():
+                postponed.append(descriptor)
+            elif descriptor in self._ready:
+                self._handle(descriptor)
+        self.limits.postponed = min(len(postponed), self.limits.share)
+        for descriptor in postponed[self.limits.share :]:
+            self._handle(descriptor, refuse=True)
 
-    def _handle_next(self, refuse=0):
-        """Go on with what has been ready for longest; so many connections may be accepted to be refused."""
-        descriptor = next(iter(self._ready))
+    def _handle(self, descriptor, refuse=False):
+        """Go on with what is ready."""
         events = self._ready.pop(descriptor)
         if connection := self._connections.get(descriptor):
-            connection.refuse = bool(refuse)
+            connection.refuse |= refuse
             connection.handle(events)
         elif descriptor in self._listeners:
-            self._accept(*self._listeners[descriptor], refuse)
+            self._accept(*self._listeners[descriptor])
         elif descriptor == self._batcher.event:
             self._was_large = True
             self._batcher.collect()
         elif descriptor == self.PIPE[0]:
             os.read(self.PIPE[0], 4096)
 
-    def _accept(self, listener, server_address, refuse=0):
-        for _ in range(refuse or ACCEPTS):
-            if self._batcher.is_full and not refuse:
-                # There may be more, and too many.
-                self._ready[listener.fileno()] = select.EPOLLIN
-                return
+    def _accept(self, listener, server_address):
+        """Accept connections; while the next pass is full, this worker's share, as probes may be among them."""
+        for _ in range(self.limits.share_of_backlog if self._batcher.is_full else ACCEPTS):
             try:
                 client, address = listener.accept()
             except (BlockingIOError, ConnectionAbortedError, InterruptedError):
@@ -156,28 +159,29 @@ class Worker(SyncWorker):
             except OSError as error:
                 self.log.error("Cannot accept a connection: %s", error.strerror)
                 self._close_one()
+                # Where that has not helped, it would fail again at once.
+                time.sleep(TICK / 10)
                 return
             client.setblocking(False)
             connection = Connection(client, address, server_address, self)
-            connection.refuse = bool(refuse)
             connection.late = self._left_at is not None and not self._on_time
             self._on_time = max(self._on_time - 1, 0)
             self._connections[client.fileno()] = connection
             self._epoll.register(client, INPUT)
             if len(self._connections) > self.cfg.worker_connections:
                 self._close_one(but=connection)
-            connection.handle(select.EPOLLIN)
+            # Its request has arrived, as a rule.
+            self._ready[client.fileno()] = select.EPOLLIN
 
     def _close_one(self, but=None):
         """Make room for a connection: close the one that has been quiet or slow for longest."""
-        others = (other for other in self._connections.values() if other.state is not State.WORKING)
-        longest = min((other for other in others if other is not but), key=lambda other: other.since, default=None)
+        others = (other for other in self._connections.values() if not other.waits_for_us and other is not but)
+        longest = min(others, key=lambda other: other.since, default=None)
         if longest:
             limits.close(longest)
 
     def _tick(self, now):
-        self.limits.tick(self.application.answered, now)
-        self.application.answered = 0
+        self.limits.tick(now)
         for connection in [other for other in self._connections.values() if self._deadline(other) < now]:
             connection.expire()
 
@@ -214,9 +218,9 @@ class Worker(SyncWorker):
             self.alive = False
 
     def _spread(self, tasks):
-        """Close connections of a pass with several requests while another worker is idle: their clients find that."""
-        if len(tasks) > 1 and self.shared.any_idle():
-            for task in tasks[: len(tasks) // 2]:
+        """Close connections of a pass while others wait and another worker is idle: their clients find that."""
+        if (len(tasks) > 1 or self.limits.postponed) and self.shared.any_idle():
+            for task in tasks[: max(len(tasks) // 2, 1)]:
                 task.connection.request.must_close = True
 
     # What the application asks, as its extension "server"
@@ -259,13 +263,14 @@ class Worker(SyncWorker):
         """Whether some client still waits for an answer, or may have sent a request, from before it began to leave."""
         if self._on_time and self.limits.backlog:
             return True
-        return any(not connection.late for connection in self._connections.values())
+        others = self._connections.values()
+        return any(not connection.late or connection.state is State.WRITING for connection in others)
 
     def _deadline(self, connection):
         """When a client has taken too long; sooner where the worker leaves."""
         if self._left_at is None:
             return connection.deadline
-        if connection.state is State.WORKING:
+        if connection.waits_for_us:
             return math.inf
         seconds = QUIET_SECONDS if connection.is_quiet else FAREWELL_SECONDS
         return min(connection.deadline, max(self._left_at, connection.since) + seconds)

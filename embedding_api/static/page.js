@@ -101,7 +101,7 @@ function drawFigures(wish, answer) {
     `${count} text${count === 1 ? "" : "s"} and the query have ${answer.tokens} tokens.` +
     ` Cut at ${maxLength} tokens: ${cut || "no"} text${cut === 1 ? "" : "s"}${answer.queryCut ? " and the query" : ""}.` +
     ` It took ${answer.elapsed.toFixed(0)} ms: ${answer.encode.toFixed(0)} to encode,` +
-    ` ${answer.tokenize.toFixed(1)} to tokenize, ${answer.queue.toFixed(1)} waiting for a worker,` +
+    ` ${answer.tokenize.toFixed(1)} to tokenize, ${answer.queue.toFixed(1)} waiting for a forward pass,` +
     ` ${answer.rest.toFixed(0)} on the way${slept}.`;
 }
 

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,10 @@ NEAR = WINDOW_CHARACTERS - 3
 ODD = ["[SEP]", "[MASK]", "x" * 120, " ", "\u0301" * 9]
 # Without spacing marks, whose order the normalizer may change.
 CHARACTERS = st.text(st.characters(exclude_categories=["Cs", "Mc"]), max_size=8)
+
+
+def lists(tokens):
+    return [ids.tolist() for ids in tokens.ids]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +52,7 @@ CHARACTERS = st.text(st.characters(exclude_categories=["Cs", "Mc"]), max_size=8)
 @pytest.mark.parametrize("which", ["tiny", "real"])
 def test_tokens_are_those_of_the_whole_text(request, which, text):
     backend, tokenizer = request.getfixturevalue(which)
-    assert tokenizer([text]).ids == [backend.encode(text).ids]
+    assert lists(tokenizer([text])) == [backend.encode(text).ids]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +79,7 @@ def test_windows_of_any_text(monkeypatch, real, parts):
     monkeypatch.setattr(tokenizing, "MARGIN_CHARACTERS", 6)
     backend, tokenizer = real
     text = "".join(parts)
-    assert tokenizer([text]).ids == [backend.encode(text).ids]
+    assert lists(tokenizer([text])) == [backend.encode(text).ids]
 
 
 def test_the_tokenizer_never_gets_more_than_a_window_of_a_long_text(monkeypatch):
@@ -100,9 +105,28 @@ def test_many_texts_keep_their_order_and_truncation(tiny):
     backend, tokenizer = tiny
     texts = ["abc", "b" * 63, "c" * (CHUNK_CHARACTERS + 1), "d", "." * LONG, "e" * 62]
     tokens = tokenizer(texts)
-    assert tokens.ids == [backend.encode(text).ids for text in texts]
+    assert lists(tokens) == [backend.encode(text).ids for text in texts]
     assert tokens.truncated == [1, 4]
     assert tokens.count == 5 + 64 + 3 + 3 + 64 + 64
+
+
+def test_heartbeats_come_between_chunks_and_windows(tiny):
+    _, tokenizer = tiny
+    beats = []
+
+    def beats_for(*texts):
+        beats.clear()
+        tokenizer(texts, heartbeat=lambda: beats.append("beat"))
+        return len(beats)
+
+    assert beats_for("abc", "de") == 0
+    assert beats_for(*["a" * 1000] * 400) >= 400_000 / CHUNK_CHARACTERS - 1
+    assert beats_for(" " * 80 * WINDOW_CHARACTERS) >= 79
+
+
+def test_ids_take_four_bytes_a_token(tiny):
+    _, tokenizer = tiny
+    assert [ids.dtype for ids in tokenizer(["abc", "." * LONG]).ids] == [np.int32] * 2
 
 
 def test_the_limit_stops_before_all_is_tokenized(tiny):
@@ -123,5 +147,5 @@ def test_the_limit_stops_before_all_is_tokenized(tiny):
 def test_real_tokenizer(encoder, sentence_transformer, documents):
     theirs = sentence_transformer.tokenizer(documents, truncation=True, max_length=encoder.max_length)["input_ids"]
     tokens = encoder.tokenize(documents)
-    assert tokens.ids == theirs
+    assert lists(tokens) == theirs
     assert all(len(ids) == encoder.max_length for ids in (tokens.ids[index] for index in tokens.truncated))

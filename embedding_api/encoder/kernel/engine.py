@@ -3,7 +3,6 @@
 import contextlib
 import mmap
 import threading
-from itertools import chain
 
 import numpy as np
 
@@ -40,8 +39,9 @@ class KernelEngine:
         self._bert, self._block = _lay_out(weights, library.bert_panel(), bfloat16)
 
     def forward(self, batch):
-        """The vectors of a batch of token id lists, as a float32 array of shape (len(batch), dimension).
+        """The vectors of a batch of texts, as a float32 array of shape (len(batch), dimension).
 
+        Each text is an array or a list of its token ids.
         A text's vector has the same bits in any batch. Any number of threads may call it at once.
 
         Raises:
@@ -50,16 +50,17 @@ class KernelEngine:
         """
         # The kernel trusts these numbers: all of them are checked here.
         lengths = np.fromiter(map(len, batch), np.int32, len(batch))
-        ids = np.fromiter(chain.from_iterable(batch), np.int32)
         if not len(batch):
             return np.empty((0, self._width), np.float32)
         shortest, longest = int(lengths.min()), int(lengths.max())
         if shortest < 1 or longest > self._positions:
             raise ValueError(f"Texts have {shortest} to {longest} tokens; the model reads 1 to {self._positions}.")
+        ids = np.concatenate(batch)
         if len(ids) > MOST_TOKENS:
             raise ValueError(f"A batch has {len(ids)} tokens; it may have {MOST_TOKENS}.")
         if ids.min() < 0 or ids.max() >= self._vocabulary:
             raise ValueError(f"A token id is not from 0 to {self._vocabulary - 1}.")
+        ids = ids.astype(np.int32, casting="same_kind", copy=False)
         scratch = self._scratch_of(self._library.bert_scratch(self._bert, len(ids), longest))
         vectors = np.empty((len(batch), self._width), np.float32)
         arrays = ids, lengths, scratch, vectors

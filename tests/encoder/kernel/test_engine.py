@@ -144,8 +144,14 @@ def test_a_batch_that_is_too_large_is_refused(engine, monkeypatch):
 
 
 def test_a_token_id_beyond_32_bits_is_refused(engine):
-    with pytest.raises(OverflowError):
+    with pytest.raises(ValueError, match="not from 0 to 98"):
         engine.forward([[1 << 40]])
+
+
+def test_a_text_may_be_an_array(engine):
+    batch = texts(5, 1, 64)
+    arrays = [np.array(ids, np.int32) for ids in batch]
+    np.testing.assert_array_equal(engine.forward(arrays), engine.forward(batch))
 
 
 @pytest.mark.parametrize("engine_name", ["auto", "reference"])
