@@ -421,6 +421,42 @@ def test_a_large_body_for_which_too_many_wait_is_refused(client, application, wo
     assert client.got() == b"refused"
 
 
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS"])
+def test_a_request_that_needs_no_pass_is_not_postponed(sockets, connection, method):
+    assert not connection.postpone()
+    sockets[0].sendall(GET.replace(b"GET", method))
+    assert not connection.postpone()
+
+
+def test_a_request_that_may_need_a_pass_is_postponed_unread_and_has_its_time_later(client, sockets, connection):
+    sockets[0].sendall(POST)
+    assert connection.postpone()
+    assert (connection.waits_for_us, connection.request.received, connection.deadline) == (True, 0, math.inf)
+    connection.handle(select.EPOLLIN)
+    assert not connection.waits_for_us
+    assert 5 < connection.deadline - time.monotonic() < 11
+    # The rest of it may be postponed as well.
+    assert connection.postpone()
+    client.send(b"Content-Length: 4\r\n\r\nbody")
+    assert client.got() == b"answer"
+    assert not connection.postpone()
+
+
+def test_a_request_that_is_refused_is_answered_before_its_body_has_come(client, application, connection):
+    connection.refuse = True
+    client.send(POST + b"Content-Length: 400\r\n\r\n")
+    assert client.got() == b"answer"
+    assert len(application.started) == 1
+    assert connection.state is State.DISCARDING
+
+
+def test_a_refusal_is_for_one_request(client, connection):
+    connection.refuse = True
+    client.send(GET)
+    assert client.got() == b"answer"
+    assert not connection.refuse
+
+
 @pytest.fixture
 def asking(worker, application, connection, client):
     """A client that has asked with Expect: 100-continue, and whose application waits for the body."""

@@ -1,6 +1,7 @@
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from embedding_api.config import Settings
@@ -41,34 +42,33 @@ def queue(monkeypatch):
 
 @pytest.fixture
 def limits(queue):
-    """Those of two workers, with room for two bodies of 1 MB and for four requests that wait."""
+    """Those of the only worker, with room for two bodies of 1 MB and for four requests that wait."""
     settings = Settings(max_body_bytes=MB, max_texts=10, max_waiting=4, client_timeout=10)
-    return Limits(settings, 2, ["listener"])
+    return Limits(settings, 1, ["listener"])
 
 
-def seconds(limits):
+def seconds(limits, large=False):
     """What a client is told to wait."""
-    error = limits.overloaded()
+    error = limits.overloaded(large)
     assert (error.status, error.code) == (503, "overloaded")
     [(name, value)] = error.headers
     assert name == "Retry-After"
     return int(value)
 
 
-def test_what_waits_is_in_the_backlog_or_waits_for_memory_or_for_compute_threads(limits, queue):
+def test_what_waits_is_in_the_backlog_or_waits_for_a_pass_or_for_memory_or_for_compute_threads(limits, queue):
     assert limits.waiting == 0
-    queue.length, limits.large = 2, 3
+    queue.length, limits.large, limits.postponed = 2, 3, 4
     for _ in range(3):
         limits.admit_body(Connection(MB))
-    assert limits.waiting == 2 + 3 + 1
+    assert limits.waiting == 2 + 3 + 4 + 1
 
 
-def test_what_is_beyond_the_limit_is_too_much(limits, queue):
-    queue.length = 3
-    assert limits.excess(1) == 0
-    assert limits.excess(2) == 1
-    queue.length = 10
-    assert limits.excess(0) == 6
+def test_workers_share_what_may_wait_and_the_backlog(queue):
+    limits = Limits(Settings(max_waiting=5), 2, ["listener"])
+    assert limits.share == 3
+    queue.length = 7
+    assert limits.share_of_backlog == 4
 
 
 def test_bodies_are_read_as_long_as_there_is_memory_and_others_wait_their_turn(limits):
@@ -133,46 +133,56 @@ def test_no_more_large_requests_wait_than_the_setting_says(limits):
     assert refused.value.code == "overloaded"
 
 
-def test_a_refused_client_is_told_a_whole_number_of_seconds_from_1_on(limits, queue):
-    assert 1 <= seconds(limits) <= 3
-    queue.length = 10**6
+def test_a_refused_client_is_told_a_whole_number_of_seconds_from_1_on(limits):
+    assert 1 <= seconds(limits) <= 2
+    limits.postponed = 10**6
     told = {seconds(limits) for _ in range(200)}
     assert 1 <= min(told) <= max(told) == MOST_RETRY_SECONDS
 
 
-def test_clients_that_are_refused_in_the_same_state_are_told_different_times(limits, queue):
-    queue.length, told = 128, set()
-    for _ in range(200):
-        limits.tick(answered=20, now=0)
-        told.add(seconds(limits))
-    assert len(told) > 5
-
-
-def mean(limits, answered):
-    for _ in range(20):
-        limits.tick(answered, now=0)
+def told(limits, each, large=False):
+    """What 400 clients are told, each as the first to be refused, if a request takes so many seconds."""
+    for _ in range(100):
+        limits.note(each, large=large)
     told = []
     for _ in range(400):
-        # Each tick forgets those that were refused before.
-        told.append(seconds(limits))
-        limits.tick(answered, now=0)
-    return sum(told) / len(told)
+        told.append(seconds(limits, large))
+        limits.tick(now=0)
+    return np.array(told)
 
 
-def test_the_time_grows_with_what_waits_and_shrinks_with_the_rate(limits, queue):
-    queue.length = 50
-    few = mean(limits, answered=5)
-    queue.length = 200
-    many = mean(limits, answered=5)
+def test_clients_that_are_refused_in_the_same_state_are_told_different_times(limits):
+    limits.postponed = 128
+    assert len(set(told(limits, each=0.05))) > 5
+
+
+def test_the_time_grows_with_what_waits_and_with_what_a_request_takes(limits):
+    limits.postponed = 50
+    few = told(limits, each=0.1).mean()
+    limits.postponed = 200
+    many = told(limits, each=0.1).mean()
     assert 2 * few < many
-    assert mean(limits, answered=50) < many / 2
-    # 200 requests at 2 x 5 a second are 20 seconds of work.
+    assert told(limits, each=0.01).mean() < many / 2
+    # 200 requests of 0.1 seconds are 20 seconds of work.
     assert 15 < many < 27
 
 
-def test_the_time_grows_with_those_that_were_refused_already(limits, queue):
-    queue.length = 10
-    limits.tick(answered=2, now=0)
+def test_large_requests_have_a_time_of_their_own(limits):
+    limits.large = 4
+    assert 5 < told(limits, each=2, large=True).mean() < 15
+    assert told(limits, each=0.01).mean() < 1.2
+
+
+def test_several_requests_of_a_pass_share_its_time(limits):
+    limits.postponed = 100
+    for _ in range(100):
+        limits.note(1, requests=100)
+    assert max(seconds(limits) for _ in range(20)) <= 4
+
+
+def test_the_time_grows_with_those_that_were_refused_already(limits):
+    for _ in range(100):
+        limits.note(0.1)
     early = [seconds(limits) for _ in range(20)]
     for _ in range(200):
         seconds(limits)
@@ -182,14 +192,14 @@ def test_the_time_grows_with_those_that_were_refused_already(limits, queue):
 
 def later(limits):
     """A tick after all clients have had twice their time."""
-    limits.tick(answered=0, now=time.monotonic() + 20)
+    limits.tick(now=time.monotonic() + 20)
 
 
 def test_who_holds_memory_for_long_is_closed_while_others_wait_for_it(limits):
     slow, second, third, fourth = connections = [Connection(MB) for _ in range(4)]
     for connection in connections:
         limits.admit_body(connection)
-    limits.tick(answered=0, now=time.monotonic() + 5)
+    limits.tick(now=time.monotonic() + 5)
     assert slow.state is State.READING
     later(limits)
     assert slow.state is State.CLOSED
@@ -208,12 +218,12 @@ def test_who_holds_memory_for_long_is_left_alone_while_nobody_waits(limits):
 
 
 def test_what_is_computed_is_not_closed_for_others(limits):
-    working, *_ = connections = [Connection(MB) for _ in range(3)]
+    working, moving, _ = connections = [Connection(MB) for _ in range(3)]
     for connection in connections:
         limits.admit_body(connection)
     working.state = State.WORKING
     later(limits)
-    assert working.state is State.WORKING
+    assert (working.state, moving.state) == (State.WORKING, State.CLOSED)
 
 
 def test_who_reads_a_large_answer_for_long_is_closed_while_others_have_no_room(limits):

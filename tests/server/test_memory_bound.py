@@ -37,11 +37,11 @@ def test_to_let_go_of_nothing_changes_nothing(bound):
     assert not bound.fits(41)
 
 
-def test_the_oldest_is_the_one_that_holds_for_longest(bound):
-    assert bound.oldest is None
+def test_holders_are_in_the_order_in_which_they_began(bound):
+    assert bound.holders == []
     bound.hold("a", 1)
     bound.hold("b", 2)
     bound.hold("a", 3)
-    assert bound.oldest == "a"
+    assert bound.holders == ["a", "b"]
     bound.hold("a", 0)
-    assert bound.oldest == "b"
+    assert bound.holders == ["b"]
