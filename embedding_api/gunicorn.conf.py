@@ -1,6 +1,10 @@
 """How Gunicorn serves the application; its users' own options (`gunicorn -w 4 …`) win over these."""
 
+import os
 import sys
+
+# Products of /similarity: a second thread would wait for a core that others use. NumPy reads it when it is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from embedding_api import logs
 from embedding_api.config import ConfigError, process_settings

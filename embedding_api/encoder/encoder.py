@@ -102,19 +102,16 @@ class Encoder:
         return self._tokenizer(texts, max_tokens, self.heartbeat, whole)
 
     def encode(self, ids, *, normalize=True):
-        """Token ids to a float32 array of shape (len(ids), dimension), in their order; equal texts are computed once.
+        """Token ids to a float32 array of shape (len(ids), dimension), in their order.
 
         Each text is an int32 array of its token ids, or a list. With `normalize` each vector has L2 norm 1, as
         sentence-transformers does it (torch's F.normalize).
         """
-        places = {}
-        rows = [places.setdefault(np.asarray(text, np.int32).tobytes(), len(places)) for text in ids]
-        texts = [np.frombuffer(text, np.int32) for text in places]
         self.heartbeat()
-        vectors = self._compute(texts)
+        vectors = self._compute(ids)
         if normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return vectors if len(texts) == len(ids) else vectors[rows]
+        return vectors
 
     def compute(self, ids):
         """The vectors of token ids before normalisation, as a float32 array of shape (len(ids), dimension).

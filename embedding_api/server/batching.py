@@ -8,7 +8,10 @@ import numpy as np
 from greenlet import getcurrent, greenlet
 
 from embedding_api.errors import ClientGone
+from embedding_api.server.limits import VECTOR_BYTES
 
+# The answer to more is large: it waits until there is memory for it.
+FEW_TEXTS = 8
 # Seconds for which a request may hold the event loop without a pause.
 STEP_SECONDS = 0.01
 
@@ -49,9 +52,10 @@ class Batcher:
         self._on_pass, self._record = on_pass, record
         self._loop = getcurrent()
         self._resumed = self._progress = self._computed_at = time.monotonic()
-        # Tasks that wait for the next pass, for the compute threads, for room for their answer, for their turn after a
-        # pause.
+        # Tasks that wait for the next pass, for memory, for the compute threads, for memory for their answer, for their
+        # turn after a pause.
         self._parked, self._tokens = deque(), 0
+        self._queued = deque()
         self._jobs = {}
         self._computed = deque()
         self._paused = deque()
@@ -80,14 +84,12 @@ class Batcher:
         return self._loop.switch()
 
     def _compute_large(self, task, texts, tokens, asked):
-        job = _Job(self._encoder, texts, self._threads.count, asked)
-        self._limits.begin_large(task.connection, job.vectors.nbytes + 4 * tokens)
-        if not self._jobs:
-            self._progress = asked
-        self._jobs[task] = job
+        self._limits.check_room()
+        # The texts are tokens now.
+        task.connection.request.free()
+        self._limits.bodies.hold(task.connection, 4 * tokens)
+        self._queued.append((task, _Job(self._encoder, texts, self._threads.count, asked)))
         self._limits.large += 1
-        for _ in range(min(len(job.batches), self._threads.count)):
-            self._threads.submit(self._compute_next, task, job)
         del texts
         return self._loop.switch()
 
@@ -134,7 +136,13 @@ class Batcher:
     @property
     def has_work(self):
         """Whether `turn` would do something."""
-        return bool(self._parked or self._paused or (self._computed and self._limits.answers.has_room))
+        return bool(self._parked or self._paused or self._can_begin() or self._can_answer())
+
+    def _can_begin(self):
+        return self._queued and self._limits.vectors.fits(self._queued[0][1].vector_bytes)
+
+    def _can_answer(self):
+        return self._computed and self._limits.answers.has_room
 
     def seconds_without_progress(self):
         """For how long the compute threads have finished nothing, though there is something."""
@@ -146,17 +154,44 @@ class Batcher:
         task.switch(*values)
 
     def turn(self):
-        """Do one forward pass, and one step of a large request."""
+        """Do one forward pass, and some steps of large requests."""
+        while self._can_begin():
+            self._begin(*self._queued.popleft())
         if self._parked:
             self._run_pass()
-        if self._computed and self._limits.answers.has_room:
-            task, vectors = self._computed.popleft()
-            if task.connection.gone:
-                task.throw(ClientGone)
-            else:
-                self.run(task, vectors)
-        elif self._paused:
+        until = time.monotonic() + STEP_SECONDS
+        while self._can_answer() and time.monotonic() < until:
+            self._answer(*self._computed.popleft())
+        if self._paused:
             self.run(self._paused.popleft())
+
+    def _begin(self, task, job):
+        """Give a large request to the compute threads."""
+        if task.connection.gone:
+            self._limits.large -= 1
+            task.throw(ClientGone)
+            return
+        if not self._jobs:
+            self._progress = time.monotonic()
+        self._jobs[task] = job
+        job.vectors = np.empty((job.rows, self._encoder.dimension), np.float32)
+        self._limits.vectors.hold(task.connection, job.vector_bytes)
+        try:
+            for _ in range(min(job.left, self._threads.count)):
+                self._threads.submit(self._compute_next, task, job)
+        except RuntimeError as error:
+            # The operating system gives the process no more threads.
+            self._end(task)
+            task.throw(error)
+
+    def _answer(self, task, vectors):
+        self._limits.vectors.hold(task.connection, 0)
+        if task.connection.gone:
+            task.throw(ClientGone)
+            return
+        # It takes about as much as JSON, which is counted as soon as it is there.
+        self._limits.answers.hold(task.connection, len(vectors) * VECTOR_BYTES)
+        self.run(task, vectors)
 
     def _run_pass(self):
         batch, room = [], self._encoder.micro_batch_tokens
@@ -183,8 +218,14 @@ class Batcher:
         start = 0
         for task, texts, _, asked in batch:
             task.waited = began - asked
-            self.run(task, vectors[start : start + len(texts)])
+            own = vectors[start : start + len(texts)]
             start += len(texts)
+            if len(own) <= FEW_TEXTS:
+                self.run(task, own)
+            elif self._limits.answers.has_room:
+                self._answer(task, own)
+            else:
+                self._computed.append((task, own))
 
     def _forward(self, texts):
         """The vectors of texts; in one forward pass, unless padding makes several cheaper."""
@@ -224,14 +265,16 @@ class Batcher:
     def _end(self, task):
         self._jobs.pop(task).batches.clear()
         self._limits.large -= 1
+        self._limits.bodies.hold(task.connection, 0)
 
 
 class _Job:
-    """A large request: its micro-batches as pairs of rows and texts, and its vectors."""
+    """A large request: its micro-batches as pairs of rows and texts, and its vectors, once there is memory for them."""
 
     def __init__(self, encoder, texts, threads, asked):
         self.batches = deque((rows, [texts[row] for row in rows]) for rows in encoder.micro_batches(texts, threads))
         self.left = len(self.batches)
-        self.vectors = np.empty((len(texts), encoder.dimension), np.float32)
+        self.rows, self.vectors = len(texts), None
+        self.vector_bytes = 4 * encoder.dimension * self.rows
         self.asked, self.began = asked, None
         self.error = None

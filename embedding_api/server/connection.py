@@ -83,18 +83,15 @@ class Connection:
     @property
     def waits_for_us(self):
         """Whether it is not the client's turn to do something."""
-        return self._is_postponed or self.state in (State.WORKING, State.WAITING)
+        return bool(self._postponed) or self.state in (State.WORKING, State.WAITING)
 
     def postpone(self):
         """Have a request that may need a forward pass wait unread; whether it does."""
         if self.state is not State.READING:
             return False
-        if not self._is_postponed:
-            if not self.request.received and not self._may_need_a_pass():
-                return False
-            self._is_postponed = True
-            self.deadline = math.inf
-        return True
+        if not self._postponed and (self.request.received or self._may_need_a_pass()):
+            self._postponed = time.monotonic()
+        return bool(self._postponed)
 
     def _may_need_a_pass(self):
         try:
@@ -131,7 +128,7 @@ class Connection:
         self.deadline = self.since + seconds
 
     def _expect_request(self, seconds):
-        self.refuse = self._is_postponed = False
+        self.refuse, self._postponed = False, 0.0
         self.request = Request(self._worker.cfg, self.address, self._worker.settings.max_body_bytes)
         self.enter(State.READING, seconds)
 
@@ -150,9 +147,11 @@ class Connection:
         if not data and not request.begun:
             self.close()
             return
-        if not request.received or self._is_postponed:
-            self._is_postponed = False
+        if not request.received:
             self.enter(State.READING, self._worker.settings.client_timeout)
+        elif self._postponed:
+            self.deadline += time.monotonic() - self._postponed
+        self._postponed = 0.0
         self.deadline += len(data) / SLOWEST
         try:
             if not data:
@@ -166,7 +165,7 @@ class Connection:
     def _consider(self):
         """Start or resume the application, if enough of the request is here."""
         request = self.request
-        if request.complete or request.is_too_large or (self.refuse and request.has_head):
+        if request.complete or request.is_too_large or (self.refuse and request.has_head and not self.task):
             self._go_on()
         elif request.expects_continue and not self.task:
             # Whatever speaks against it, the client shall know before it sends the body.
@@ -225,7 +224,8 @@ class Connection:
 
     def sendall(self, data):
         """Add to the answer; Gunicorn calls it."""
-        self._answer.append(data)
+        if data:
+            self._answer.append(data)
 
     def send_answer(self, close):
         """Send the answer, and close the connection after it, or expect another request."""
@@ -233,6 +233,7 @@ class Connection:
             return
         self.task = None
         self.request.must_close |= close
+        self.request.free()
         self._worker.limits.bodies.hold(self, 0)
         self.enter(State.WRITING, self._worker.settings.client_timeout)
         self.write()
@@ -331,6 +332,7 @@ class Connection:
         self.state = State.CLOSED
         self.gone = True
         self._answer = []
+        self.request.free()
         self._worker.forget(self)
         self.client.close()
         if self._awaits_body:

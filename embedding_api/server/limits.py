@@ -2,7 +2,6 @@
 
 import math
 import random
-from collections import deque
 
 from embedding_api import metrics
 from embedding_api.errors import overloaded
@@ -10,7 +9,7 @@ from embedding_api.server.backlog import backlog
 from embedding_api.server.connection import State
 from embedding_api.server.memory_bound import MemoryBound
 
-# Bodies under way, and answers under way, of the largest size that the limits allow. A vector takes 8 KB of JSON.
+# Bodies, vectors and answers under way, each of the largest size that the limits allow. A vector takes 8 KB of JSON.
 LARGE_PAYLOADS = 2
 VECTOR_BYTES = 8 * 1024
 # Of the newest value in an average.
@@ -28,8 +27,7 @@ class Limits:
         listeners: the listening sockets, which all workers share.
 
     Attributes:
-        bodies: the `MemoryBound` of requests that are read or computed.
-        answers: that of answers that are sent.
+        bodies, vectors, answers: the `MemoryBound`s of requests that are read, computed and answered.
         share: of the requests that may wait, those that may in this worker.
         postponed: the number of those that wait for a forward pass; the worker counts them.
         large: the number of large requests that are computed; the batcher counts them.
@@ -37,12 +35,12 @@ class Limits:
 
     def __init__(self, settings, workers, listeners):
         largest = max(settings.max_body_bytes, settings.max_texts * VECTOR_BYTES)
-        self.bodies, self.answers = MemoryBound(LARGE_PAYLOADS * largest), MemoryBound(LARGE_PAYLOADS * largest)
+        self.bodies, self.vectors, self.answers = (MemoryBound(LARGE_PAYLOADS * largest) for _ in range(3))
         self.share = -(-settings.max_waiting // workers)
         self.postponed = self.large = 0
         self._client_timeout = settings.client_timeout
         self._workers, self._listeners = workers, listeners
-        self._waiting = deque()
+        self._waiting = {}
         # Averages for a short and a large request, before any is known.
         self._seconds = {False: 0.01, True: 1.0}
         self._refused = 0
@@ -77,15 +75,14 @@ class Limits:
         seconds = (here + self._refused) * self._seconds[large]
         return overloaded(min(math.ceil(random.uniform(0, 1 + 2 * seconds)), MOST_RETRY_SECONDS))
 
-    def begin_large(self, connection, size):
-        """Note that a request waits for the compute threads and holds so many bytes meanwhile.
+    def check_room(self):
+        """Check whether another large request, or large body, may wait.
 
         Raises:
-            ApiError: too many wait.
+            ApiError: too many do.
         """
-        self._check_room()
-        connection.request.free_body()
-        self.bodies.hold(connection, size)
+        if self.large + len(self._waiting) >= self.share:
+            raise self.overloaded(large=True)
 
     def admit_body(self, connection):
         """Let a connection read a large body, or have it wait until there is memory.
@@ -99,24 +96,25 @@ class Limits:
         if not self._waiting and self.bodies.fits(size):
             self.bodies.hold(connection, size)
             return
-        self._check_room()
-        self._waiting.append((connection, size))
+        self.check_room()
+        self._waiting[connection] = size
         connection.wait()
-
-    def _check_room(self):
-        if self.large + len(self._waiting) >= self.share:
-            raise self.overloaded(large=True)
 
     def admit_waiting(self):
         """Let those read on for whom there is memory now, first come first served."""
         while self._waiting:
-            connection, size = self._waiting[0]
-            if connection.state is State.WAITING:
-                if not self.bodies.fits(size):
-                    return
-                self.bodies.hold(connection, size)
-                connection.read_on()
-            self._waiting.popleft()
+            connection, size = next(iter(self._waiting.items()))
+            if not self.bodies.fits(size):
+                return
+            del self._waiting[connection]
+            self.bodies.hold(connection, size)
+            connection.read_on()
+
+    def forget(self, connection):
+        """Know nothing more of a connection that closes."""
+        self._waiting.pop(connection, None)
+        for bound in (self.bodies, self.vectors, self.answers):
+            bound.hold(connection, 0)
 
     def tick(self, now):
         """What is due every second; `now` is that of the monotonic clock."""
@@ -127,12 +125,11 @@ class Limits:
             self._close_slow(self.answers, now)
 
     def _close_slow(self, bound, now):
-        """Close the connection that has moved a large body or answer for longest, as others wait for its memory."""
+        """Close connections that have moved a large body or answer for long, as others wait for their memory."""
         for connection in bound.holders:
             is_moving = connection.state in (State.READING, State.WRITING)
             if is_moving and now - connection.since > self._client_timeout:
                 close(connection)
-                return
 
 
 def close(connection):

@@ -54,9 +54,10 @@ class Request(HeaderPolicy):
         self.received = 0
         self.begun = self.has_head = self.complete = self.must_close = self.expects_continue = False
         self._max_body_bytes = max_body_bytes
-        self._target, self._fields = b"", []
+        self._method, self._target, self._version, self._fields = b"", b"", "", []
         self._head_bytes = self._announced = 0
         self._is_chunked = False
+        self._is_followed = False
         self._parser = httptools.HttpRequestParser(self)
 
     @property
@@ -95,37 +96,44 @@ class Request(HeaderPolicy):
             self.must_close = True
         self._raise_limits()
         if self.complete:
-            # Each refers to the other: only a garbage collection would free them.
             self._parser = None
 
-    def free_body(self):
-        """Free the body, which the application has read."""
+    def free(self):
+        """Free the body, which nobody will read any more, and the parser.
+
+        Parser and request refer to each other, and a garbage collection is rare.
+        """
+        self._parser = None
         self.body.truncate(0)
 
     def _parse(self, data):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            if self._parser.get_method() == b"CONNECT":
+            # It is answered as if it had not asked for another protocol; what follows another request is not read.
+            if self._is_followed or self._method == b"CONNECT":
                 self.must_close = True
             else:
-                self._ignore_upgrade(data[upgrade.args[0] :])
+                self._parse_body(data[upgrade.args[0] :])
 
-    def _ignore_upgrade(self, rest):
-        """Read the body as if the client had not asked for another protocol, for which the parser leaves it."""
-        version, method = self._parser.get_http_version().encode(), self._parser.get_method()
+    def _parse_body(self, data):
+        """Read the body of a request that asks for another protocol: the parser leaves it to that protocol."""
         framing = [field for field in self._fields if field[0].lower() in (b"content-length", b"transfer-encoding")]
-        head = b"%s / HTTP/%s\r\n%s\r\n" % (method, version, b"".join(b"%s: %s\r\n" % field for field in framing))
+        lines = b"".join(b"%s: %s\r\n" % field for field in framing)
         self.complete = False
         self._parser = httptools.HttpRequestParser(self)
-        self._parser.feed_data(head + rest)
+        try:
+            self._parser.feed_data(b"%s / HTTP/%s\r\n%s\r\n" % (self._method, self._version.encode(), lines) + data)
+        except httptools.HttpParserUpgrade:
+            # The next request asks for it as well.
+            self.must_close = True
 
     # Callbacks of the parser. What they raise would be wrapped, so they raise nothing.
 
     def on_message_begin(self):
         if self.complete:
             # Another request in the same piece: the client sends it again over another connection.
-            self.must_close = True
+            self.must_close = self._is_followed = True
         self.begun = True
 
     def on_url(self, part):
@@ -138,7 +146,10 @@ class Request(HeaderPolicy):
             self._fields.append((name, value))
 
     def on_headers_complete(self):
-        self.has_head = True
+        if not self.has_head:
+            self.has_head = True
+            # Later they may be those of the next request.
+            self._method, self._version = self._parser.get_method(), self._parser.get_http_version()
 
     def on_body(self, part):
         if not self.complete:
@@ -166,7 +177,7 @@ class Request(HeaderPolicy):
     def _check_target(self):
         # The line also has the method, the version and two spaces.
         limit = self.cfg.limit_request_line
-        length = len(self._parser.get_method()) + len(self._target) + len(" HTTP/1.1 ") if self._target else 0
+        length = len(self._method) + len(self._target) + len(" HTTP/1.1 ") if self._target else 0
         if 0 < limit < length:
             message = f"The request line has more than {limit} bytes. Send texts in the body of a POST."
             raise ApiError("uri_too_long", message)
@@ -183,11 +194,10 @@ class Request(HeaderPolicy):
                 raise ApiError("headers_too_large", message)
 
     def _read_head(self):
-        self.method, self.uri = _text(self._parser.get_method()), _text(self._target)
-        version = self._parser.get_http_version()
-        if version not in ("1.0", "1.1"):
-            raise _malformed(f"HTTP/{version} is not spoken here, but HTTP/1.1")
-        self.version = 1, int(version[2])
+        self.method, self.uri = _text(self._method), _text(self._target)
+        if self._version not in ("1.0", "1.1"):
+            raise _malformed(f"HTTP/{self._version} is not spoken here, but HTTP/1.1")
+        self.version = 1, int(self._version[2])
         try:
             parts = split_request_uri(self.uri)
         except ValueError:
@@ -214,10 +224,10 @@ class Request(HeaderPolicy):
         headers = dict(self.headers)
         if "HOST" not in headers and self.version == (1, 1):
             raise _malformed("it has no header Host")
-        coding = headers.get("TRANSFER-ENCODING")
-        if coding is not None and (coding.lower() != "chunked" or self.version == (1, 0)):
+        codings = [value.lower() for name, value in self.headers if name == "TRANSFER-ENCODING"]
+        if codings and (codings != ["chunked"] or self.version == (1, 0)):
             raise _malformed("the only Transfer-Encoding is chunked, in HTTP/1.1")
-        self._announced, self._is_chunked = int(headers.get("CONTENT-LENGTH", 0)), coding is not None
+        self._announced, self._is_chunked = int(headers.get("CONTENT-LENGTH", 0)), bool(codings)
         connection = {option.strip() for option in headers.get("CONNECTION", "").lower().split(",")}
         if "close" in connection or (self.version == (1, 0) and "keep-alive" not in connection):
             self.must_close = True

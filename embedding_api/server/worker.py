@@ -12,6 +12,7 @@ from gunicorn.workers.sync import SyncWorker
 from embedding_api import memory, metrics
 from embedding_api.config import process_settings, usable_cores
 from embedding_api.encoder.compute_threads import ComputeThreads
+from embedding_api.errors import trace
 from embedding_api.server import limits
 from embedding_api.server.application import Application
 from embedding_api.server.batching import Batcher
@@ -87,10 +88,15 @@ class Worker(SyncWorker):
         self._epoll.register(self.PIPE[0], select.EPOLLIN)
         self._epoll.register(self._batcher.event, select.EPOLLIN)
         self._listeners = {listener.fileno(): (listener, listener.getsockname()) for listener in self.sockets}
+        # Listeners that have failed, until the next tick.
+        self._blocked = set()
         for listener in self.sockets:
             listener.setblocking(False)
-            # One worker wakes up for a connection, and not all.
-            self._epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+            self._watch_listener(listener)
+
+    def _watch_listener(self, listener):
+        # One worker wakes up for a connection, and not all.
+        self._epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
 
     # The event loop
 
@@ -115,7 +121,7 @@ class Worker(SyncWorker):
         if self._was_large:
             self._was_large = False
             memory.give_back()
-        self.shared.set_idle(self.place, True)
+        self.shared.set_idle(self.place, self._left_at is None)
         events = self._epoll.poll(TICK)
         self.shared.set_idle(self.place, False)
         return events
@@ -140,7 +146,12 @@ class Worker(SyncWorker):
         events = self._ready.pop(descriptor)
         if connection := self._connections.get(descriptor):
             connection.refuse |= refuse
-            connection.handle(events)
+            try:
+                connection.handle(events)
+            except Exception as error:
+                # It shall cost this connection, and not all of them.
+                self.log.error("Unexpected error: %s", trace(error))
+                connection.close()
         elif descriptor in self._listeners:
             self._accept(*self._listeners[descriptor])
         elif descriptor == self._batcher.event:
@@ -159,8 +170,9 @@ class Worker(SyncWorker):
             except OSError as error:
                 self.log.error("Cannot accept a connection: %s", error.strerror)
                 self._close_one()
-                # Where that has not helped, it would fail again at once.
-                time.sleep(TICK / 10)
+                # Where that has not helped, it would fail again at once: it is tried at the next tick.
+                self._epoll.unregister(listener)
+                self._blocked.add(listener)
                 return
             client.setblocking(False)
             connection = Connection(client, address, server_address, self)
@@ -182,6 +194,11 @@ class Worker(SyncWorker):
 
     def _tick(self, now):
         self.limits.tick(now)
+        for listener in self._blocked:
+            self._watch_listener(listener)
+        self._blocked.clear()
+        # A connection for which another worker was woken, that has died since, wakes nobody else.
+        self._ready.update(dict.fromkeys(self._listeners, select.EPOLLIN))
         for connection in [other for other in self._connections.values() if self._deadline(other) < now]:
             connection.expire()
 
@@ -201,8 +218,7 @@ class Worker(SyncWorker):
         descriptor = connection.client.fileno()
         self._connections.pop(descriptor, None)
         self._ready.pop(descriptor, None)
-        self.limits.bodies.hold(connection, 0)
-        self.limits.answers.hold(connection, 0)
+        self.limits.forget(connection)
         self.cancel(connection)
 
     def cancel(self, connection):
@@ -253,10 +269,12 @@ class Worker(SyncWorker):
 
     def _close_listeners(self):
         for descriptor, (listener, _) in self._listeners.items():
-            self._epoll.unregister(descriptor)
+            if listener not in self._blocked:
+                self._epoll.unregister(descriptor)
             self._ready.pop(descriptor, None)
             listener.close()
         self._listeners = {}
+        self._blocked.clear()
 
     @property
     def _owes(self):
