@@ -42,6 +42,7 @@ class Worker:
 
     def forget(self, connection):
         self.forgotten.append(connection)
+        self.limits.forget(connection)
 
     def cancel(self, connection):
         self.batcher.cancel(connection.task)
@@ -350,7 +351,7 @@ def test_the_application_sees_who_asks_and_what(start):
     seen = {}
 
     def application(environ, start_response):
-        seen.update(environ)
+        seen.update(environ, body=environ["wsgi.input"].read())
         start_response("200 OK", [("Content-Length", "0")])
         return []
 
@@ -362,6 +363,6 @@ def test_the_application_sees_who_asks_and_what(start):
     assert client.reply().status == 200
     assert (seen["REQUEST_METHOD"], seen["PATH_INFO"], seen["QUERY_STRING"]) == ("POST", "/a b", "c=d")
     assert (seen["REMOTE_ADDR"], seen["HTTP_X_SOME"], seen["CONTENT_LENGTH"]) == ("127.0.0.1", "thing", "4")
-    assert seen["wsgi.input"].read() == b"body"
+    assert seen["body"] == b"body"
     assert seen["wsgi.url_scheme"] == "http"
     assert seen["SERVER_PROTOCOL"] == "HTTP/1.1"

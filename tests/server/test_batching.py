@@ -56,7 +56,7 @@ class Connection(SimpleNamespace):
     __hash__ = object.__hash__
 
     def __init__(self):
-        super().__init__(request=SimpleNamespace(free_body=lambda: None))
+        super().__init__(request=SimpleNamespace(free=lambda: None))
 
 
 @pytest.fixture
@@ -110,6 +110,9 @@ def ask(batcher, encoder):
         connection = Connection()
         connection.task = RequestTask(run, connection)
         batcher.run(connection.task)
+        if sum(map(len, texts)) > Engine.micro_batch_tokens:
+            # It begins with the next turn.
+            batcher.turn()
         return connection
 
     return ask
@@ -180,13 +183,6 @@ def test_a_request_does_not_pass_an_older_one_for_which_there_is_no_room(ask, ba
     assert (first.result is None, second.result is None, third.result is None) == (False, True, True)
     batcher.turn()
     assert (second.result is None, third.result is None) == (False, False)
-
-
-def test_equal_texts_of_a_request_are_computed_once(ask, batcher, engine, right):
-    connection = ask([1, 2], [3], [1, 2])
-    batcher.turn()
-    assert sorted(engine.passes[0]) == [[1, 2], [3]]
-    assert right(connection, [1, 2], [3], [1, 2])
 
 
 def test_an_error_in_a_pass_reaches_each_of_its_requests_and_the_next_pass_works(ask, batcher, right):
@@ -354,6 +350,51 @@ def test_a_large_answer_is_not_made_before_there_is_room_for_it(ask, batcher, th
     assert connection.result.shape == (2, 8)
 
 
+def test_a_large_request_waits_until_there_is_memory_for_its_vectors(ask, batcher, threads, limits):
+    other = Connection()
+    limits.vectors.hold(other, 10**9)
+    connection = ask([1] * 10, [2] * 10)
+    assert (limits.waiting, len(threads.queue), batcher.has_work) == (1, 0, False)
+    limits.vectors.hold(other, 0)
+    assert batcher.has_work
+    drain(batcher, threads)
+    assert connection.result.shape == (2, 8)
+    assert connection not in limits.vectors
+    assert connection not in limits.bodies
+
+
+def test_one_that_goes_while_it_waits_for_memory_is_not_begun(ask, batcher, threads, limits, engine):
+    limits.vectors.hold(other := Connection(), 10**9)
+    connection = ask([1] * 10, [2] * 10)
+    connection.gone = True
+    limits.vectors.hold(other, 0)
+    drain(batcher, threads)
+    assert isinstance(connection.result, ClientGone)
+    assert (engine.passes, limits.large) == ([], 0)
+
+
+def test_a_short_request_of_many_texts_waits_for_room_for_its_answer(ask, batcher, limits):
+    limits.answers.hold(reader := Connection(), 10**9)
+    many, few = ask(*[[1]] * 9), ask([1])
+    batcher.turn()
+    assert (many.result is None, few.result is None) == (True, False)
+    limits.answers.hold(reader, 0)
+    batcher.turn()
+    assert many.result.shape == (9, 8)
+
+
+def test_a_request_for_which_there_are_no_threads_fails_alone(ask, batcher, threads, limits, right):
+    def refuse(*arguments):
+        raise RuntimeError("can't start new thread")
+
+    threads.submit = refuse
+    assert isinstance(ask([1] * 10, [2] * 10).result, RuntimeError)
+    assert limits.large == 0
+    short = ask([1])
+    batcher.turn()
+    assert right(short, [1])
+
+
 def test_who_goes_before_there_is_room_for_its_answer_gets_none(ask, batcher, threads):
     connection = ask([1] * 10, [2] * 10)
     threads.step(2)
@@ -420,7 +461,7 @@ def test_it_is_known_for_how_long_the_compute_threads_have_finished_nothing(ask,
 def test_a_request_knows_how_long_it_waited(ask, batcher, threads, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    short, large = ask([1]), ask([2] * 10, [3] * 10)
+    large, short = ask([2] * 10, [3] * 10), ask([1])
     now[0] += 2
     batcher.turn()
     assert short.task.waited == 2

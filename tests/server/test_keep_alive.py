@@ -129,11 +129,11 @@ def test_large_answers_come_whole_though_they_are_read_slowly(slow):
     connection.settimeout(60)
     connection.connect(("127.0.0.1", slow.port))
     with Client(connection) as client:
-        for count in (150_000, 149_999):
+        for count in (60_000, 59_999):
             client.send(embed_request(["a"] * count))
             time.sleep(0.2)
             reply = client.reply()
-            assert len(reply.body) > 10_000_000
+            assert len(reply.body) > 4_000_000
             assert len(reply.json["embeddings"]) == count
         assert client.ask(get("/health")).status == 200
 

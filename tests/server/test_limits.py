@@ -19,8 +19,7 @@ class Connection(SimpleNamespace):
     __hash__ = object.__hash__
 
     def __init__(self, size, state=State.READING):
-        super().__init__(state=state, since=time.monotonic(), request=SimpleNamespace(body_to_come=size, freed=False))
-        self.request.free_body = lambda: setattr(self.request, "freed", True)
+        super().__init__(state=state, since=time.monotonic(), request=SimpleNamespace(body_to_come=size))
 
     def wait(self):
         self.state = State.WAITING
@@ -102,15 +101,17 @@ def test_a_body_is_admitted_once(limits):
     assert limits.bodies.fits(MB)
 
 
-def test_one_that_closed_while_it_waited_is_passed_over(limits):
+def test_one_that_closes_is_forgotten(limits):
     first, _, third, fourth = connections = [Connection(MB) for _ in range(4)]
     for connection in connections:
         limits.admit_body(connection)
-    third.close()
-    limits.bodies.hold(first, 0)
+    for bound in (limits.vectors, limits.answers):
+        bound.hold(first, 5 * MB)
+    limits.forget(third)
+    limits.forget(first)
     limits.admit_waiting()
-    assert third.state is State.CLOSED
-    assert fourth.state is State.READING
+    assert (third.state, fourth.state) == (State.WAITING, State.READING)
+    assert not any(first in bound for bound in (limits.bodies, limits.vectors, limits.answers))
 
 
 def test_no_more_large_bodies_wait_than_the_setting_says(limits):
@@ -123,13 +124,10 @@ def test_no_more_large_bodies_wait_than_the_setting_says(limits):
 
 def test_no_more_large_requests_wait_than_the_setting_says(limits):
     limits.large = 3
-    connection = Connection(0)
-    limits.begin_large(connection, 100)
-    assert connection in limits.bodies
-    assert connection.request.freed
+    limits.check_room()
     limits.large = 4
     with pytest.raises(ApiError) as refused:
-        limits.begin_large(Connection(0), 100)
+        limits.check_room()
     assert refused.value.code == "overloaded"
 
 
@@ -196,17 +194,18 @@ def later(limits):
 
 
 def test_who_holds_memory_for_long_is_closed_while_others_wait_for_it(limits):
-    slow, second, third, fourth = connections = [Connection(MB) for _ in range(4)]
+    slow, late, third = connections = [Connection(MB) for _ in range(3)]
     for connection in connections:
         limits.admit_body(connection)
+    late.since += 15
     limits.tick(now=time.monotonic() + 5)
     assert slow.state is State.READING
     later(limits)
-    assert slow.state is State.CLOSED
-    # The worker, which hears of it, lets go of its memory.
-    limits.bodies.hold(slow, 0)
+    assert (slow.state, late.state) == (State.CLOSED, State.READING)
+    # The worker, which hears of it, forgets it.
+    limits.forget(slow)
     limits.admit_waiting()
-    assert [connection.state for connection in (second, third, fourth)] == [State.READING] * 2 + [State.WAITING]
+    assert third.state is State.READING
 
 
 def test_who_holds_memory_for_long_is_left_alone_while_nobody_waits(limits):
@@ -227,13 +226,14 @@ def test_what_is_computed_is_not_closed_for_others(limits):
 
 
 def test_who_reads_a_large_answer_for_long_is_closed_while_others_have_no_room(limits):
-    slow, small = Connection(0, State.WRITING), Connection(0, State.WRITING)
+    slow, late = Connection(0, State.WRITING), Connection(0, State.WRITING)
+    late.since += 15
     limits.answers.hold(slow, 2 * MB - 1)
     later(limits)
     assert slow.state is State.WRITING
-    limits.answers.hold(small, 1)
+    limits.answers.hold(late, 1)
     later(limits)
-    assert (slow.state, small.state) == (State.CLOSED, State.WRITING)
+    assert (slow.state, late.state) == (State.CLOSED, State.WRITING)
 
 
 def test_there_is_room_for_two_bodies_and_two_answers_of_the_largest_size(queue):

@@ -125,7 +125,7 @@ def test_the_client_says_whether_the_connection_stays_open(feed, head, closes):
 )
 def test_what_follows_a_complete_request_is_left_alone_and_the_connection_closes(feed, more):
     request = feed(POST + b"Content-Length: 4\r\n\r\nbody" + more)
-    assert (request.path, request.body.read()) == ("/embed", b"body")
+    assert (request.method, request.path, request.body.read()) == ("POST", "/embed", b"body")
     assert request.should_close()
 
 
@@ -137,7 +137,7 @@ def test_a_request_for_another_protocol_is_answered_as_if_it_had_not_asked(feed)
     assert (request.complete, request.path, request.version) == (True, "/health", (1, 1))
 
 
-@pytest.mark.parametrize(
+PIECES = pytest.mark.parametrize(
     "pieces",
     [
         [b"Content-Length: 4\r\n\r\nbody"],
@@ -146,6 +146,19 @@ def test_a_request_for_another_protocol_is_answered_as_if_it_had_not_asked(feed)
         [b"Transfer-Encoding: chunked\r\n\r\n", b"4\r\nbody\r\n0\r\n\r\n"],
     ],
 )
+
+
+@PIECES
+def test_such_requests_may_follow_each_other(feed, pieces):
+    upgrade = b"GET /second HTTP/1.1\r\nHost: x\r\n" + UPGRADE + b"\r\n"
+    for first in (POST + UPGRADE + b"".join(pieces), POST + b"".join(pieces)):
+        request = feed(first + upgrade)
+        assert (request.complete, request.method, request.path) == (True, "POST", "/embed")
+        assert request.body.read() == b"body"
+        assert request.should_close()
+
+
+@PIECES
 def test_such_a_request_may_have_a_body(feed, pieces):
     """Java's HttpClient asks for HTTP/2 in its first POST."""
     request = feed(POST + UPGRADE + pieces[0], *pieces[1:])
