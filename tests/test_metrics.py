@@ -93,7 +93,7 @@ def test_what_waits_is_what_the_server_says(client, app, figure):
 
 
 def test_one_scrape_has_what_the_clients_counted_while_workers_died(tmp_path):
-    environment = {"PYTHONPATH": "tests", "WEB_CONCURRENCY": "2", "EMBEDDING_MAX_WAITING": "4"}
+    environment = {"PYTHONPATH": "tests", "WEB_CONCURRENCY": "2", "EMBEDDING_MAX_WAITING": "8"}
     with Server(environment, tmp_path, ["gunicorn", "slow_wsgi:app"]) as server:
         wait_until(lambda: server.started() == 2)
         seen = {200: 0, 422: 0, 503: 0}

