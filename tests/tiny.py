@@ -36,6 +36,9 @@ class TinyEngine:
     micro_batch_tokens = 1024
     instruction_set = None
 
+    def free_scratch(self):
+        pass
+
     def forward(self, batch):
         return np.array([[np.sin(np.dot(ids, range(1, len(ids) + 1)) * k) for k in range(1, 9)] for ids in batch])
 

@@ -130,6 +130,10 @@ class Encoder:
             vectors[batch] = result
         return vectors
 
+    def free_scratch(self):
+        """Free the memory that the engine keeps between forward passes."""
+        self._engine.free_scratch()
+
     def micro_batches(self, ids, threads=1):
         """The indexes of texts, given as token ids, that are best computed together: longest first, batch by batch.
 

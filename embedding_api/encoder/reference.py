@@ -19,6 +19,9 @@ class ReferenceEngine:
         modules = list(model)
         self._modules = modules[:-1] if isinstance(modules[-1], Normalize) else modules
 
+    def free_scratch(self):
+        """Nothing to free: PyTorch keeps its own."""
+
     @torch.inference_mode()
     def forward(self, batch):
         """The vectors of a batch of texts, as a float32 array of shape (len(batch), dimension).

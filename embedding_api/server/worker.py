@@ -120,6 +120,7 @@ class Worker(SyncWorker):
             return self._epoll.poll(0)
         if self._was_large:
             self._was_large = False
+            self.wsgi.extensions["encoder"].free_scratch()
             memory.give_back()
         self.shared.set_idle(self.place, self._left_at is None)
         events = self._epoll.poll(TICK)

@@ -2,7 +2,6 @@
 
 import contextlib
 import mmap
-import threading
 
 import numpy as np
 
@@ -35,7 +34,8 @@ class KernelEngine:
         self._library = library
         self._vocabulary, self._width = weights.words.shape
         self._positions = len(weights.positions)
-        self._scratch = threading.local()
+        # Scratch memory that no thread uses at the moment.
+        self._scratch = []
         self._bert, self._block = _lay_out(weights, library.bert_panel(), bfloat16)
 
     def forward(self, batch):
@@ -61,21 +61,28 @@ class KernelEngine:
         if ids.min() < 0 or ids.max() >= self._vocabulary:
             raise ValueError(f"A token id is not from 0 to {self._vocabulary - 1}.")
         ids = ids.astype(np.int32, casting="same_kind", copy=False)
-        scratch = self._scratch_of(self._library.bert_scratch(self._bert, len(ids), longest))
+        scratch = self._take_scratch(self._library.bert_scratch(self._bert, len(ids), longest))
         vectors = np.empty((len(batch), self._width), np.float32)
-        arrays = ids, lengths, scratch, vectors
-        ids, lengths, scratch, pointer = (array.ctypes.data for array in arrays)
-        self._library.bert_forward(self._bert, ids, lengths, len(batch), scratch, pointer)
+        addresses = [array.ctypes.data for array in (ids, lengths, scratch, vectors)]
+        self._library.bert_forward(self._bert, *addresses[:2], len(batch), *addresses[2:])
+        self._scratch.append(scratch)
         return vectors
 
-    def _scratch_of(self, floats):
-        """This thread's scratch memory, of at least so many floats."""
-        scratch = getattr(self._scratch, "floats", None)
-        if scratch is None or len(scratch) < floats:
-            memory = np.empty(4 * floats + _ALIGNMENT, np.uint8)
-            start = -memory.ctypes.data % _ALIGNMENT
-            scratch = self._scratch.floats = memory[start : start + 4 * floats].view(np.float32)
-        return scratch
+    def free_scratch(self):
+        """Free the scratch memory that no thread uses; the next passes make it anew."""
+        self._scratch.clear()
+
+    def _take_scratch(self, floats):
+        """Scratch memory of at least so many floats, for the calling thread alone."""
+        try:
+            scratch = self._scratch.pop()
+        except IndexError:
+            scratch = ()
+        if len(scratch) >= floats:
+            return scratch
+        memory = np.empty(4 * floats + _ALIGNMENT, np.uint8)
+        start = -memory.ctypes.data % _ALIGNMENT
+        return memory[start : start + 4 * floats].view(np.float32)
 
 
 def laid_out(weights, panel, bfloat16):
