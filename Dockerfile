@@ -53,7 +53,7 @@ ENV TMPDIR=/dev/shm
 # Gunicorn listens on every interface where PORT is set.
 ENV PORT=7860 EMBEDDING_MODEL=/models/bge-small-en-v1.5
 EXPOSE 7860
-HEALTHCHECK --start-period=60s --timeout=15s CMD ["python", "-c", \
+HEALTHCHECK --start-period=60s --timeout=5s CMD ["python", "-c", \
     "import os, urllib.request as u; \
 u.build_opener(u.ProxyHandler({})).open(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health')"]
 CMD ["gunicorn", "wsgi:app"]

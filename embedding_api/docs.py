@@ -32,7 +32,7 @@ _HEADERS = {
     "X-Tokens": "How many tokens they have.",
     "X-Truncated": "How many of the texts were cut.",
     "X-Truncated-Texts": "The indexes of the first 20 of them.",
-    "Server-Timing": "Milliseconds of waiting for a forward pass, of tokenizing, and of encoding with that wait.",
+    "Server-Timing": "Milliseconds of waiting for a forward pass, of tokenizing, and of encoding.",
 }
 _ALWAYS = ("X-Request-ID",)
 

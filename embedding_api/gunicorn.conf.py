@@ -40,7 +40,7 @@ worker_class = "embedding_api.server.worker.Worker"
 # The model is loaded once, before the fork, and its pages stay shared between all workers.
 preload_app = True
 
-# Connections that a worker keeps; beyond them it closes the one that has been idle for longest.
+# Connections that a worker keeps; beyond them it closes the one that has been idle or slow for longest.
 worker_connections = 1000
 # Connections that wait in the operating system until a worker accepts them.
 backlog = 2048

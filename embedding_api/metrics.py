@@ -120,7 +120,7 @@ class _Service:
         self._encoder, self._server = encoder, server
 
     def collect(self):
-        waiting = "Connections in the backlog; large requests and bodies without memory in the asked worker."
+        waiting = "Connections in the backlog; in the asked worker: requests unread, large ones, bodies without memory."
         yield GaugeMetricFamily("embedding_requests_waiting", waiting, self._server.waiting)
         about = {"version": embedding_api.__version__, "revision": self._encoder.revision or ""}
         about |= self._encoder.description

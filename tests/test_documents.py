@@ -68,9 +68,9 @@ def bounds():
     """What the tables of bounds must say, by the code."""
     settings, gunicorn = Settings(), Config()
     configured = (ROOT / "gunicorn.conf.py").read_text()
-    kept, silence, stop = (
+    kept, silence, stop, backlog = (
         re.search(rf"^{name} = (\d+)", configured, re.MULTILINE)[1]
-        for name in ("keepalive", "timeout", "graceful_timeout")
+        for name in ("keepalive", "timeout", "graceful_timeout", "backlog")
     )
     largest = max(settings.max_body_bytes, settings.max_texts * limits.VECTOR_BYTES)
     memory = f"{limits.LARGE_PAYLOADS * largest >> 20} MB"
@@ -81,13 +81,15 @@ def bounds():
     head = f"{request.HEAD_BYTES >> 10} KB"
     return {
         "architecture": {
-            "Requests that wait: in the backlog and in the asked worker": f", {settings.max_waiting} ",
-            "Large requests, and bodies that wait for memory, in a worker": f", {settings.max_waiting} ",
+            "Postponed requests of a worker": f", {settings.max_waiting} divided by the workers",
+            "Large requests, and bodies that wait for memory, in a worker": f", {settings.max_waiting} divided",
+            "Connections in the backlog": f"{int(backlog):,} (`--backlog`)",
             "Tokens of a forward pass": f"{KernelEngine.micro_batch_tokens} ",
             "Compute threads of a worker": f"at most {worker.MOST_THREADS} ",
             "Connections of a worker": connections,
-            "Bodies of more than 64 KB, and what large requests hold, in a worker": memory,
-            "Answers that clients have not read yet, in a worker": memory,
+            "Bodies of more than 64 KB, and tokens of large requests, in a worker": memory,
+            "Vectors of large requests, in a worker": memory,
+            "Answers, in a worker": memory,
             "Body": body,
             "Texts; tokens": f"{settings.max_texts}; `EMBEDDING_MAX_TOKENS`, {settings.max_tokens} ",
             "Head of a request": head,

@@ -1,4 +1,4 @@
-"""What a worker takes in: requests up to a number, bodies and answers up to a size. The rest waits, or is refused."""
+"""What a worker takes in: requests up to a number, what they hold up to a size. Others wait, or are refused."""
 
 import math
 import random
