@@ -47,7 +47,7 @@ def create_app(settings=None, encoder=None):
     app.extensions["settings"] = settings
     app.extensions["encoder"] = encoder
     # A worker of our own puts itself here.
-    app.extensions["server"] = SimpleNamespace(stopping=False, waiting=0)
+    app.extensions["server"] = SimpleNamespace(stopping=False, waiting=0, backlog=0)
     request_id.init_app(app)
     logs.init_app(app)
     metrics.init_app(app)

@@ -42,6 +42,12 @@ errors = _metric(Counter, "errors", "Answers that are errors, by their code.", [
 _seconds = _metric(Histogram, "request_seconds", "From a request, read, to its answer.", ["route"], buckets=_SECONDS)
 _queue_seconds = _metric(Histogram, "queue_seconds", "Wait of a request for its forward pass.", buckets=_SECONDS)
 _in_progress = _metric(Gauge, "requests_in_progress", "Requests being worked on.", multiprocess_mode="livesum")
+_waiting = _metric(
+    Gauge,
+    "requests_waiting",
+    "Accepted requests that wait: unread, large, or for memory; of other workers a second ago.",
+    multiprocess_mode="livesum",
+)
 _texts = _metric(Counter, "texts", "Texts embedded.")
 _tokens = _metric(Counter, "tokens", "Tokens embedded.")
 _truncated = _metric(Counter, "truncated_texts", "Texts embedded without their end.")
@@ -81,6 +87,11 @@ def count(status, route="none"):
     _requests.labels(route, status).inc()
 
 
+def set_waiting(requests):
+    """Note how many requests wait in this worker."""
+    _waiting.set(requests)
+
+
 def record_forward_pass(requests, tokens):
     """Note a forward pass; from any thread."""
     _batch_requests.observe(requests)
@@ -97,6 +108,7 @@ def init_app(app):
 @blueprint.get("/metrics")
 @operation("Figures for Prometheus", kind="text/plain")
 def metrics():
+    set_waiting(current_app.extensions["server"].waiting)
     registry = CollectorRegistry()
     MultiProcessCollector(registry, _directory) if _directory else registry.register(_process)
     registry.register(_Service(current_app.extensions["encoder"], current_app.extensions["server"]))
@@ -120,8 +132,8 @@ class _Service:
         self._encoder, self._server = encoder, server
 
     def collect(self):
-        waiting = "Connections in the backlog; in the asked worker: requests unread, large ones, bodies without memory."
-        yield GaugeMetricFamily("embedding_requests_waiting", waiting, self._server.waiting)
+        backlog = "Connections that no worker has accepted yet."
+        yield GaugeMetricFamily("embedding_backlog_connections", backlog, self._server.backlog)
         about = {"version": embedding_api.__version__, "revision": self._encoder.revision or ""}
         about |= self._encoder.description
         info = GaugeMetricFamily("embedding_model_info", "The model that is served, always 1.", labels=list(about))

@@ -88,8 +88,10 @@ def directory(server):
 
 
 def test_what_waits_is_what_the_server_says(client, app, figure):
-    app.extensions["server"] = SimpleNamespace(stopping=False, waiting=7)
-    assert figure("embedding_requests_waiting") == 7
+    app.extensions["server"] = SimpleNamespace(stopping=False, waiting=7, backlog=3)
+    assert (figure("embedding_requests_waiting"), figure("embedding_backlog_connections")) == (7, 3)
+    app.extensions["server"] = SimpleNamespace(stopping=False, waiting=0, backlog=0)
+    assert figure("embedding_requests_waiting") == 0
 
 
 def test_one_scrape_has_what_the_clients_counted_while_workers_died(tmp_path):

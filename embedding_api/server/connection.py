@@ -235,6 +235,7 @@ class Connection:
         self.request.must_close |= close
         self.request.free()
         self._worker.limits.bodies.hold(self, 0)
+        self._worker.limits.vectors.hold(self, 0)
         self.enter(State.WRITING, self._worker.settings.client_timeout)
         self.write()
 

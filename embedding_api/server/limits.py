@@ -57,8 +57,8 @@ class Limits:
 
     @property
     def waiting(self):
-        """How many requests wait: in the backlog, and in this worker."""
-        return self.backlog + self.postponed + len(self._waiting) + self.large
+        """How many requests wait in this worker: unread, for memory, and for the compute threads."""
+        return self.postponed + len(self._waiting) + self.large
 
     def note(self, seconds, requests=1, large=False):
         """Take note of the time that requests have taken one after the other."""
@@ -127,7 +127,7 @@ class Limits:
     def _close_slow(self, bound, now):
         """Close connections that have moved a large body or answer for long, as others wait for their memory."""
         for connection in bound.holders:
-            is_moving = connection.state in (State.READING, State.WRITING)
+            is_moving = connection.state in (State.READING, State.WRITING) and not connection.waits_for_us
             if is_moving and now - connection.since > self._client_timeout:
                 close(connection)
 

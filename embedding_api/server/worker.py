@@ -1,5 +1,6 @@
 """Gunicorn's sync worker as an event loop: it reads, computes and answers for all of its connections in turn."""
 
+import gc
 import math
 import os
 import resource
@@ -121,6 +122,8 @@ class Worker(SyncWorker):
         if self._was_large:
             self._was_large = False
             self.wsgi.extensions["encoder"].free_scratch()
+            # Among what refers to itself are errors, whose traces refer to texts.
+            gc.collect()
             memory.give_back()
         self.shared.set_idle(self.place, self._left_at is None)
         events = self._epoll.poll(TICK)
@@ -136,7 +139,7 @@ class Worker(SyncWorker):
             connection = self._connections.get(descriptor)
             if connection and connection.postpone():
                 postponed.append(descriptor)
-            elif descriptor in self._ready:
+            elif descriptor in self._ready and descriptor not in self._listeners:
                 self._handle(descriptor)
         self.limits.postponed = min(len(postponed), self.limits.share)
         for descriptor in postponed[self.limits.share :]:
@@ -185,6 +188,8 @@ class Worker(SyncWorker):
                 self._close_one(but=connection)
             # Its request has arrived, as a rule.
             self._ready[client.fileno()] = select.EPOLLIN
+        # There may be more, after the requests of these.
+        self._ready[listener.fileno()] = select.EPOLLIN
 
     def _close_one(self, but=None):
         """Make room for a connection: close the one that has been quiet or slow for longest."""
@@ -195,6 +200,7 @@ class Worker(SyncWorker):
 
     def _tick(self, now):
         self.limits.tick(now)
+        metrics.set_waiting(self.waiting)
         for listener in self._blocked:
             self._watch_listener(listener)
         self._blocked.clear()
@@ -244,8 +250,13 @@ class Worker(SyncWorker):
 
     @property
     def waiting(self):
-        """How many requests wait in the backlog, and in this worker."""
+        """How many requests wait in this worker."""
         return self.limits.waiting
+
+    @property
+    def backlog(self):
+        """How many connections no worker has accepted yet."""
+        return self.limits.backlog
 
     @property
     def stopping(self):
@@ -287,10 +298,10 @@ class Worker(SyncWorker):
 
     def _deadline(self, connection):
         """When a client has taken too long; sooner where the worker leaves."""
-        if self._left_at is None:
-            return connection.deadline
         if connection.waits_for_us:
             return math.inf
+        if self._left_at is None:
+            return connection.deadline
         seconds = QUIET_SECONDS if connection.is_quiet else FAREWELL_SECONDS
         return min(connection.deadline, max(self._left_at, connection.since) + seconds)
 
