@@ -20,6 +20,7 @@ class Connection(SimpleNamespace):
 
     def __init__(self, size, state=State.READING):
         super().__init__(state=state, since=time.monotonic(), request=SimpleNamespace(body_to_come=size))
+        self.waits_for_us = False
 
     def wait(self):
         self.state = State.WAITING
@@ -60,7 +61,7 @@ def test_what_waits_is_in_the_backlog_or_waits_for_a_pass_or_for_memory_or_for_c
     queue.length, limits.large, limits.postponed = 2, 3, 4
     for _ in range(3):
         limits.admit_body(Connection(MB))
-    assert limits.waiting == 2 + 3 + 4 + 1
+    assert (limits.backlog, limits.waiting) == (2, 3 + 4 + 1)
 
 
 def test_workers_share_what_may_wait_and_the_backlog(queue):
