@@ -33,14 +33,21 @@ def main(seconds):
     settings = Settings.from_env()
     with tempfile.TemporaryDirectory() as directory, Server({}, directory) as server:
         wait_for_workers(server)
-        server.embed("warm")
-        time.sleep(2)
+        warm(server)
         print(f"{settings.workers} workers; PSS in MB: master + workers = total\n")
         idle = memory(server)
         show("idle", idle)
         requests = largest(settings, server.get("/info").json["dimension"])
         back = [measure(server, name, *request, seconds, sum(idle)) for name, request in requests.items()]
     raise SystemExit(not all(back))
+
+
+def warm(server):
+    """Have each worker serve usual requests, whose code and memory then belong to what it has when idle."""
+    for texts in ["a short query"] * 20 + [["a text of some words " * 20] * 32] * 4:
+        with ThreadPoolExecutor(4) as clients:
+            list(clients.map(server.embed, [texts] * 4))
+    time.sleep(2)
 
 
 def measure(server, name, path, body, seconds, idle):
