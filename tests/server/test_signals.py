@@ -1,5 +1,6 @@
 """Stops, reloads and deaths, under load: what was accepted is answered."""
 
+import json
 import os
 import signal
 import socket
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.load import load
-from support.server import embed_request, get, is_alive, parse, read, wait_until
+from support.server import embed_request, get, is_alive, parse, post, read, wait_until
 from tiny import BLOCKING_TEXT, text_taking
 
 KEPT = [True, False]
@@ -98,7 +99,8 @@ def test_a_large_answer_outlives_a_reload_and_a_stop(start, name):
     with connection:
         connection.settimeout(120)
         connection.connect(("127.0.0.1", server.port))
-        connection.sendall(embed_request(["a"] * 60_000))
+        body = json.dumps({"texts": ["a"] * 1_200}).encode()
+        connection.sendall(post(body, f"Content-Length: {len(body)}", path="/similarity"))
         assert connection.recv(5) == b"HTTP/"
         os.kill(server.pid, getattr(signal, name))
         time.sleep(3)
