@@ -22,7 +22,7 @@ from tests.support.server import Server, embed_request
 
 TOKENS, CLIENTS = 11, 8
 READ_BYTES, READ_SECONDS = 256, 0.5
-# Equal texts are computed once, and their answer is long.
+# Few tokens, whose answer is long.
 REQUEST = embed_request(["slowly"] * 64)
 
 

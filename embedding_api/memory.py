@@ -4,9 +4,6 @@ import ctypes
 
 _libc = ctypes.CDLL(None)
 
-# A request or an answer of more bytes took much memory, and so long that giving it back does not matter.
-LARGE_BYTES = 64 * 1024
-
 
 def give_back():
     """Give it back to the system, where the C library is glibc, which does so only when asked. It takes some ms."""

@@ -93,7 +93,7 @@ def set_waiting(requests):
 
 
 def record_forward_pass(requests, tokens):
-    """Note a forward pass; from any thread."""
+    """Note a forward pass."""
     _batch_requests.observe(requests)
     _batch_tokens.observe(tokens)
 

@@ -141,7 +141,7 @@ def measure_cases(results, running, directory, count, seconds):
         count: of rounds.
         seconds: that wrk takes for each measurement.
     """
-    # Equal texts in one forward pass would be computed once.
+    # A server may compute equal texts once.
     short = list(dict.fromkeys(texts(20_000, SHORT_TOKENS)))
     names = list(running)
 

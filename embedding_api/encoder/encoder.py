@@ -64,7 +64,7 @@ class Encoder:
 
         Args:
             threads: the `ComputeThreads` for what is worth more than one core; by default one for each core.
-            heartbeat: the attribute.
+            heartbeat: what becomes the attribute of this name.
             compute: called in place of the method `compute`, to compute for several callers at once.
         """
         self._threads = threads or self._threads
@@ -77,7 +77,7 @@ class Encoder:
     def is_sane(self):
         """Whether a known text still gets the vector it got when the model was loaded, at most a second ago.
 
-        For another thread than the one that encodes; it says nothing about that one, so there is no heartbeat.
+        It computes at once, also where others share a forward pass.
         """
         now = time.monotonic()
         if self._canary_lived is None or now - self._canary_lived > CANARY_SECONDS:

@@ -10,9 +10,7 @@ from embedding_api import logs, metrics, request_id
 from embedding_api.errors import error_body, internal_error, stopping, trace
 from embedding_api.server import prefix
 from embedding_api.server.batching import RequestTask
-
-# Methods of requests that are answered at any time.
-_ALWAYS_ANSWERED = {"GET", "HEAD", "OPTIONS"}
+from embedding_api.server.request import NO_PASS_METHODS
 
 
 class Application:
@@ -71,7 +69,7 @@ class Application:
 
     def _refusal(self, connection):
         """Why the application shall not take the request, as an `ApiError`, or None."""
-        if connection.request.method in _ALWAYS_ANSWERED:
+        if connection.request.method in NO_PASS_METHODS:
             return None
         if connection.late:
             return stopping()
@@ -87,11 +85,15 @@ class Application:
             error = internal_error(name)
         status = error.status
         body = orjson.dumps(error_body(status, error.code, str(error), details=error.details))
-        connection.sendall(
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n{request_id.HEADER}: {name}\r\n"
-            f"{''.join(f'{name}: {value}' + chr(13) + chr(10) for name, value in error.headers)}\r\n".encode()
-        )
+        lines = [
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+            "Connection: close",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            f"{request_id.HEADER}: {name}",
+            *(f"{header}: {value}" for header, value in error.headers),
+        ]
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
         connection.sendall(body)
         metrics.count(status)
         metrics.errors.labels(error.code).inc()

@@ -90,7 +90,6 @@ class Batcher:
         self._limits.bodies.hold(task.connection, 4 * tokens)
         self._queued.append((task, _Job(self._encoder, texts, self._threads.count, asked)))
         self._limits.large += 1
-        del texts
         return self._loop.switch()
 
     def pause(self):
@@ -189,7 +188,7 @@ class Batcher:
         if task.connection.gone:
             task.throw(ClientGone)
             return
-        # It takes about as much as JSON, which is counted as soon as it is there.
+        # An estimate of its JSON, until that is counted.
         self._limits.answers.hold(task.connection, len(vectors) * VECTOR_BYTES)
         self.run(task, vectors)
 

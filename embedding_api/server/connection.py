@@ -9,7 +9,7 @@ from enum import Enum, auto
 
 from embedding_api import metrics
 from embedding_api.errors import ApiError, ClientGone
-from embedding_api.server.request import Request
+from embedding_api.server.request import NO_PASS_METHODS, Request
 
 # What epoll reports of a connection: what arrives and its end, its end only, room for output, nothing.
 INPUT, NO_INPUT, OUTPUT, NOTHING = select.EPOLLIN | select.EPOLLRDHUP, select.EPOLLRDHUP, select.EPOLLOUT, 0
@@ -24,7 +24,7 @@ DISCARD_SECONDS = 10
 _READ_BYTES = 64 * 1024
 _READ_LARGE_BYTES = 512 * 1024
 # How requests begin that need no forward pass.
-_NO_PASS, _METHOD_BYTES = (b"GET ", b"HEAD ", b"OPTIONS "), 8
+_NO_PASS = tuple(f"{method} ".encode() for method in NO_PASS_METHODS)
 # Of one call of sendmsg; the operating system's limit is 1,024.
 _BUFFERS = 1000
 
@@ -94,11 +94,15 @@ class Connection:
         return bool(self._postponed)
 
     def _may_need_a_pass(self):
-        try:
-            start = self.client.recv(_METHOD_BYTES, socket.MSG_PEEK)
-        except OSError:
-            return False
+        start = self._peek(max(map(len, _NO_PASS)))
         return bool(start) and not start.startswith(_NO_PASS)
+
+    def _peek(self, size):
+        """What has arrived and is not read yet, so many bytes of it at most; nothing where the socket has failed."""
+        try:
+            return self.client.recv(size, socket.MSG_PEEK)
+        except OSError:
+            return b""
 
     def handle(self, events):
         """Go on, as epoll has reported these events."""
@@ -165,12 +169,10 @@ class Connection:
     def _consider(self):
         """Start or resume the application, if enough of the request is here."""
         request = self.request
-        if request.complete or request.is_too_large or (self.refuse and request.has_head and not self.task):
+        # Whatever speaks against the request, the client shall know before it sends the body.
+        answers_early = not self.task and request.has_head and (self.refuse or request.expects_continue)
+        if request.complete or request.is_too_large or answers_early:
             self._go_on()
-        elif request.expects_continue and not self.task:
-            # Whatever speaks against it, the client shall know before it sends the body.
-            self.enter(State.WORKING)
-            self._worker.application.start(self)
         elif request.has_head and request.body_to_come > _READ_BYTES:
             try:
                 self._worker.limits.admit_body(self)
@@ -259,7 +261,7 @@ class Connection:
         if not self.request.must_close:
             self._kept = True
             self._expect_request(self._worker.cfg.keepalive)
-        elif self.request.complete and not self._has_unread():
+        elif self.request.complete and not self._peek(1):
             self.close()
         else:
             self._begin_to_discard()
@@ -272,14 +274,6 @@ class Connection:
                 return
             sent -= len(first)
             del self._answer[0]
-
-    def _has_unread(self):
-        try:
-            return bool(self.client.recv(1, socket.MSG_PEEK))
-        except BlockingIOError:
-            return False
-        except OSError:
-            return False
 
     def _begin_to_discard(self):
         """Say that the answer is complete, and let the client finish what it sends."""

@@ -16,6 +16,9 @@ CHUNK_BYTES = 16 * 1024
 # What a body in chunks is taken to have at most, until it has more.
 _FEW_BYTES = 64 * 1024
 
+# Requests of these need no forward pass, so they are answered at any time.
+NO_PASS_METHODS = "GET", "HEAD", "OPTIONS"
+
 _REASONS = {
     "Expected HTTP/, RTSP/ or ICE/": "the request line is not METHOD /path HTTP/1.1; a space in a path is %20",
     "Invalid method encountered": "it does not begin with a method of HTTP; TLS is not spoken here",
