@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from benchmarks import engines
-from embedding_api import evaluate
 from embedding_api.__main__ import DEMO_PACKAGE
+from embedding_api.bulk import evaluate
 from embedding_api.config import Settings, usable_cores
 from embedding_api.encoder.loading import load_encoder
 from embedding_api.encoder.model_files import find_model

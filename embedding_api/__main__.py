@@ -10,10 +10,10 @@ from pathlib import Path
 
 import click
 
-from embedding_api.bulk.command import embed
+from embedding_api.bulk.cli import embed
+from embedding_api.bulk.evaluate import evaluate
 from embedding_api.config import ConfigError, Settings
 from embedding_api.encoder.model_files import HubUnreachable, find_model
-from embedding_api.evaluate import evaluate
 
 GUNICORN_CONFIG = Path(__file__).resolve().with_name("gunicorn.conf.py")
 # all-MiniLM-L6-v2 with its weights, for where the Hugging Face Hub cannot be reached.

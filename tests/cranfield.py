@@ -4,7 +4,7 @@ import os
 import random
 from pathlib import Path
 
-from embedding_api import evaluate
+from embedding_api.bulk import evaluate
 
 
 def load():

@@ -10,7 +10,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
 from embedding_api.encoder.encoder import Encoder
-from embedding_api.encoder.tokenizing import Tokenizer
+from embedding_api.encoder.tokenizer import Tokenizer
 
 
 def tiny_encoder(engine=None, max_length=16):

@@ -6,9 +6,9 @@ from contextlib import closing
 import numpy as np
 
 from embedding_api.bulk import BulkError
-from embedding_api.bulk.parts import Totals
+from embedding_api.bulk.checkpoint import Totals
+from embedding_api.bulk.inputs import WINDOW_ROWS, Window
 from embedding_api.bulk.progress import Progress
-from embedding_api.bulk.reading import WINDOW_ROWS, Window
 from embedding_api.encoder.compute_threads import ComputeThreads
 
 # Micro-batches that wait, for each thread: while they are computed, the next window is read and tokenized.

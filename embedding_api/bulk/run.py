@@ -8,9 +8,9 @@ import pyarrow as pa
 
 import embedding_api
 from embedding_api.bulk import BulkError
-from embedding_api.bulk.parts import EMBEDDING, Parts, Totals, finished, parts_folder
+from embedding_api.bulk.checkpoint import EMBEDDING, Parts, Totals, finished, parts_folder
+from embedding_api.bulk.outputs import check_format
 from embedding_api.bulk.progress import Progress
-from embedding_api.bulk.writing import check_format
 
 # Rows without text that are named at the end.
 _MOST_NAMED = 10

@@ -64,7 +64,7 @@ def _load(settings, directory):
 
     from embedding_api.encoder.encoder import Encoder
     from embedding_api.encoder.kernel import library
-    from embedding_api.encoder.tokenizing import Tokenizer
+    from embedding_api.encoder.tokenizer import Tokenizer
 
     source, engine = _source_and_engine(settings, directory)
     tokenizer = Tokenizer(Backend.from_str(source.tokenizer), source.max_length)
@@ -87,11 +87,11 @@ def _source_and_engine(settings, directory):
     except KernelUnavailable as error:
         _log.warning("The model runs in sentence-transformers' own forward pass, which is slower: %s", error)
 
-    from embedding_api.encoder import reading
+    from embedding_api.encoder import read_model
     from embedding_api.encoder.reference import ReferenceEngine
 
-    model = reading.read(directory, settings.dtype)
-    return reading.source(model), ReferenceEngine(model)
+    model = read_model.read(directory, settings.dtype)
+    return read_model.source(model), ReferenceEngine(model)
 
 
 def _load_kernel(settings, directory):
@@ -122,7 +122,7 @@ def _difference(vectors, expected):
 
 def _read_in_child(directory):
     """What `_read` returns, from a process of its own: sentence-transformers would stay in memory."""
-    from embedding_api.encoder.child import in_child
+    from embedding_api.encoder.forked import in_child
 
     try:
         return in_child(_read, directory)
@@ -136,10 +136,10 @@ def _read_in_child(directory):
 def _read(directory):
     """The model's `Source`, and either why the kernel cannot compute it, or its `BertWeights` and `Examples`."""
     with _told_in_one_sentence(directory):
-        from embedding_api.encoder import reading
+        from embedding_api.encoder import read_model
 
-        model = reading.read(directory, "float32")
-        obstacle = reading.obstacle(model)
+        model = read_model.read(directory, "float32")
+        obstacle = read_model.obstacle(model)
         if obstacle:
-            return reading.source(model), obstacle, None, None
-        return reading.source(model), None, reading.bert_weights(model), reading.examples(model)
+            return read_model.source(model), obstacle, None, None
+        return read_model.source(model), None, read_model.bert_weights(model), read_model.examples(model)

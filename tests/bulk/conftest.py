@@ -2,9 +2,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from embedding_api.bulk.parts import Totals
+from embedding_api.bulk.checkpoint import Totals
+from embedding_api.bulk.inputs import Window
 from embedding_api.bulk.progress import Progress
-from embedding_api.bulk.reading import Window
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from embedding_api.bulk import BulkError, pool
-from embedding_api.bulk.parts import Totals
+from embedding_api.bulk.checkpoint import Totals
 from tiny import TinyEngine, tiny_encoder
 
 HOW = {"is_query": False, "normalize": True}

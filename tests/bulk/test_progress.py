@@ -3,7 +3,7 @@ import re
 import pytest
 
 from embedding_api.bulk import progress as module
-from embedding_api.bulk.parts import Totals
+from embedding_api.bulk.checkpoint import Totals
 from embedding_api.bulk.progress import Progress
 
 

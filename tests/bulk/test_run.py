@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from embedding_api.bulk import BulkError, pool, reading, run, writing
-from embedding_api.bulk.parts import parts_folder
-from embedding_api.bulk.reading import Inputs
+from embedding_api.bulk import BulkError, inputs, outputs, pool, run
+from embedding_api.bulk.checkpoint import parts_folder
+from embedding_api.bulk.inputs import Inputs
 from tiny import TinyEngine, tiny_encoder
 
 OPTIONS = {"is_query": False, "normalize": True}
@@ -16,7 +16,7 @@ OPTIONS = {"is_query": False, "normalize": True}
 
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch):
-    monkeypatch.setattr(reading, "WINDOW_ROWS", 4)
+    monkeypatch.setattr(inputs, "WINDOW_ROWS", 4)
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_a_column_of_the_outputs_name_is_refused(embed, corpus):
 
 def test_what_the_output_cannot_hold_is_told_and_can_be_had_otherwise(embed, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(writing, "to_json", lambda *_: int("no JSON"))
+        patch.setattr(outputs, "to_json", lambda *_: int("no JSON"))
         with pytest.raises(BulkError, match=r"out\.jsonl cannot hold a column of the input") as error:
             embed("out.jsonl")
     assert f"rename {tmp_path}/out.jsonl.parts to {tmp_path}/out.npy.parts" in str(error.value)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from embedding_api.config import ConfigError, Settings
-from embedding_api.encoder import reading
+from embedding_api.encoder import read_model
 from embedding_api.encoder.kernel import library
 from embedding_api.encoder.kernel.engine import KernelEngine
 from embedding_api.encoder.loading import load_encoder
@@ -54,14 +54,14 @@ def test_what_is_logged_while_the_model_is_read_has_the_form_of_the_log(model):
         from gunicorn.glogging import CONFIG_DEFAULTS
         from embedding_api import logs
         from embedding_api.config import Settings
-        from embedding_api.encoder import reading
+        from embedding_api.encoder import read_model
         from embedding_api.encoder.loading import load_encoder
-        read = reading.read
+        read = read_model.read
         def talkative(*arguments):
             model = read(*arguments)
             logging.getLogger("transformers").warning("the library's word")
             return model
-        reading.read = talkative
+        read_model.read = talkative
         settings = Settings.from_env()
         logging.config.dictConfig(CONFIG_DEFAULTS | logs.config(settings))
         load_encoder(settings)
@@ -71,7 +71,7 @@ def test_what_is_logged_while_the_model_is_read_has_the_form_of_the_log(model):
 
 
 def test_a_reader_that_is_killed_is_told_in_one_sentence(monkeypatch, model):
-    monkeypatch.setattr(reading, "read", lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(read_model, "read", lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(ConfigError, match=r"the process that reads it has died \(exit code -9\); see that there is"):
         load_encoder(Settings(model=str(model.directory)))
 
@@ -85,7 +85,7 @@ def test_the_reference_can_be_forced(model, caplog, sentence_transformer, querie
 
 
 def test_a_model_that_the_kernel_cannot_compute_runs_as_the_reference(monkeypatch, model, caplog, is_reference):
-    monkeypatch.setattr(reading, "obstacle", lambda model: "it is another one")
+    monkeypatch.setattr(read_model, "obstacle", lambda model: "it is another one")
     is_reference(load_encoder(Settings(model=str(model.directory))))
     assert "own forward pass, which is slower: it is another one" in caplog.text
 

@@ -14,7 +14,7 @@ from embedding_api.encoder.kernel import engine as kernel_engine
 from embedding_api.encoder.kernel.engine import KernelEngine
 from embedding_api.encoder.kernel.library import load_library, usable_instruction_sets
 from embedding_api.encoder.loading import load_encoder
-from embedding_api.encoder.reading import bert_weights, obstacle
+from embedding_api.encoder.read_model import bert_weights, obstacle
 from small_bert import SHAPE, reference, small_bert, texts, unit
 
 # Hidden size, heads, layers, intermediate size, pooling: head sizes of 32 and 64, intermediate sizes that fill their

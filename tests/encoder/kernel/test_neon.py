@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from embedding_api.encoder.kernel.build import build
-from embedding_api.encoder.reading import bert_weights
+from embedding_api.encoder.read_model import bert_weights
 from small_bert import SHAPE, reference, small_bert, texts, unit
 from tests.encoder.kernel.driver import Driver
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from embedding_api.encoder.kernel.library import FOLDER, usable_instruction_sets
-from embedding_api.encoder.reading import bert_weights
+from embedding_api.encoder.read_model import bert_weights
 from small_bert import SHAPE, reference, small_bert, texts, unit
 from tests.encoder.kernel.driver import FILES, Driver
 

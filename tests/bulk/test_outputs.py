@@ -10,8 +10,8 @@ import pyarrow.parquet
 import pytest
 
 from embedding_api.bulk import BulkError
-from embedding_api.bulk.parts import EMBEDDING
-from embedding_api.bulk.writing import _PARTS_IN_GROUP, check_format, write_jsonl, write_npy, write_parquet
+from embedding_api.bulk.checkpoint import EMBEDDING
+from embedding_api.bulk.outputs import _PARTS_IN_GROUP, check_format, write_jsonl, write_npy, write_parquet
 
 
 def part(vectors, dtype=np.float32, **columns):

@@ -51,9 +51,9 @@ def embed(inputs, output, column, format, query, no_normalize, dtype, strict, wo
     """
     # Only now: other commands need not wait until these are imported.
     from embedding_api.bulk import BulkError, run
-    from embedding_api.bulk.parts import check_output
-    from embedding_api.bulk.reading import Inputs
-    from embedding_api.bulk.writing import check_format
+    from embedding_api.bulk.checkpoint import check_output
+    from embedding_api.bulk.inputs import Inputs
+    from embedding_api.bulk.outputs import check_format
     from embedding_api.encoder.loading import load_encoder
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -70,11 +70,11 @@ def embed(inputs, output, column, format, query, no_normalize, dtype, strict, wo
         encoder = load_encoder(settings)
         how = {"is_query": query, "normalize": not no_normalize}
         if engine == "ray":
-            from embedding_api.bulk import cluster
+            from embedding_api.bulk import ray_cluster
 
             where = {"inputs": sources, "output": output, "address": address, "workers": workers}
             where |= {"dimension": encoder.dimension}
-            encode = partial(cluster.encode, settings=settings, **where, **how)
+            encode = partial(ray_cluster.encode, settings=settings, **where, **how)
         else:
             from embedding_api.bulk import pool
 

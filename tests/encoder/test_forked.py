@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from embedding_api.config import ConfigError
-from embedding_api.encoder.child import in_child
+from embedding_api.encoder.forked import in_child
 
 
 def test_what_is_returned_comes_back_and_what_is_imported_does_not():

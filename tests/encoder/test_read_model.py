@@ -2,7 +2,7 @@ import pytest
 from sentence_transformers.base.modules import Dense
 from transformers import DistilBertConfig, DistilBertModel
 
-from embedding_api.encoder.reading import obstacle
+from embedding_api.encoder.read_model import obstacle
 from small_bert import Modules, assemble, small_bert
 
 

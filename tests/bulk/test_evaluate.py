@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from embedding_api import evaluate
+from embedding_api.bulk import evaluate
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from embedding_api.bulk import BulkError, cluster, run
-from embedding_api.bulk.reading import Inputs
+from embedding_api.bulk import BulkError, ray_cluster, run
+from embedding_api.bulk.inputs import Inputs
 from embedding_api.config import Settings
 
 # Ray leaves files and sockets open, and uses what Python deprecates.
@@ -42,7 +42,7 @@ def test_a_node_that_dies_costs_no_row_and_doubles_none(nodes, encoder, model, d
     def encode(windows, progress):
         options = {"address": nodes.address, "settings": settings, "workers": None, **HOW}
         options |= {"dimension": encoder.dimension}
-        for result in cluster.encode(windows, progress, inputs=inputs, output=output, **options):
+        for result in ray_cluster.encode(windows, progress, inputs=inputs, output=output, **options):
             seen.append(result[0].index)
             if len(seen) == 2:
                 nodes.remove_node(other, allow_graceful=False)
@@ -65,17 +65,17 @@ def test_a_node_that_dies_costs_no_row_and_doubles_none(nodes, encoder, model, d
 def test_a_cluster_that_is_not_there_is_told(tmp_path, address):
     options = {"settings": Settings(), "workers": None, "inputs": None, "output": tmp_path / "out.npy", **HOW}
     with pytest.raises(BulkError, match=f"There is no Ray cluster at {address}"):
-        next(cluster.encode([], None, address=address, dimension=1, **options))
+        next(ray_cluster.encode([], None, address=address, dimension=1, **options))
 
 
 @pytest.mark.parametrize("change", ["other", "more", "fewer"])
 def test_an_input_that_changes_between_the_two_readings_is_told(window, progress, change):
     first, second = window(["a"]), window(["b"], index=1)
     read_here = {"other": [window(["x"])], "more": [first, second], "fewer": []}[change]
-    [piece] = [table.to_pylist()[0] for table in cluster._pieces(first)]
+    [piece] = [table.to_pylist()[0] for table in ray_cluster._pieces(first)]
     piece |= {"tokens": 3, "truncated": 0, "vectors": np.ones(2, dtype=np.float32).tobytes()}
     with pytest.raises(BulkError, match="has changed while it was read"):
-        list(cluster._windows(read_here, [piece], progress, 2))
+        list(ray_cluster._windows(read_here, [piece], progress, 2))
 
 
 def test_what_fails_on_the_cluster_is_told(tmp_path, progress):
@@ -83,4 +83,4 @@ def test_what_fails_on_the_cluster_is_told(tmp_path, progress):
     inputs = Inputs([f"{tmp_path}/a.txt"])
     options = {"settings": Settings(model="/missing"), "workers": 1, "output": tmp_path / "out.npy", **HOW}
     with pytest.raises(BulkError, match=r"The Ray cluster has failed .*EMBEDDING_MODEL='/missing'"):
-        list(cluster.encode(inputs.windows(), progress, inputs=inputs, address="local", dimension=1, **options))
+        list(ray_cluster.encode(inputs.windows(), progress, inputs=inputs, address="local", dimension=1, **options))

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from embedding_api.bulk import BulkError, reading
-from embedding_api.bulk.reading import Inputs
+from embedding_api.bulk import BulkError, inputs
+from embedding_api.bulk.inputs import Inputs
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ def test_standard_input(monkeypatch, write):
 
 
 def test_windows_are_bounded_in_rows_and_bytes(write, monkeypatch):
-    monkeypatch.setattr(reading, "WINDOW_ROWS", 3)
-    monkeypatch.setattr(reading, "WINDOW_BYTES", 100)
+    monkeypatch.setattr(inputs, "WINDOW_ROWS", 3)
+    monkeypatch.setattr(inputs, "WINDOW_BYTES", 100)
     many, large = write("a.txt", "a\n" * 7), write("b.txt", ("b" * 99 + "\n") * 3)
     assert [len(window.texts) for window in read(many)] == [3, 3, 1]
     assert [len(window.texts) for window in read(large)] == [2, 1]
@@ -166,7 +166,7 @@ def test_columns_of_one_name_are_told(write):
 
 
 def test_rows_without_any_field_have_no_text(write, monkeypatch):
-    monkeypatch.setattr(reading, "WINDOW_ROWS", 1)
+    monkeypatch.setattr(inputs, "WINDOW_ROWS", 1)
     _, second = read(write("a.jsonl", '{"text": "a"}\n{}'))
     assert second.texts == [None]
     assert second.table.to_pylist() == [{"text": None}]
@@ -193,7 +193,7 @@ def test_a_column_that_is_no_text_is_told(write):
 
 
 def test_a_line_without_end_is_told(write, monkeypatch):
-    monkeypatch.setattr(reading, "MOST_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr(inputs, "MOST_LINE_BYTES", 1 << 20)
     for name, content in ("a.txt", b"a" * (1 << 21)), ("b.csv", b'text\n"' + b"a\n" * (1 << 20)):
         with pytest.raises(BulkError, match=r"has a line of more than 1 MB, line 1|field larger than field limit"):
             read(write(name, content))

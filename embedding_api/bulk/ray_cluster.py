@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedding_api.bulk import BulkError
-from embedding_api.bulk.parts import Totals, finished
+from embedding_api.bulk.checkpoint import Totals, finished
 
 # Before ray is imported: it would otherwise send statistics of use to its makers.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -4,8 +4,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 
-from embedding_api.encoder import TooManyTokens, tokenizing
-from embedding_api.encoder.tokenizing import CHUNK_CHARACTERS, WINDOW_CHARACTERS, Tokenizer
+from embedding_api.encoder import TooManyTokens
+from embedding_api.encoder.tokenizer import CHUNK_CHARACTERS, WINDOW_CHARACTERS, Tokenizer
 from tiny import tiny_backend
 
 LONG = 9 * WINDOW_CHARACTERS
@@ -75,8 +75,8 @@ def real(model):
 @given(st.lists(CHARACTERS | st.sampled_from(ODD), max_size=60))
 def test_windows_of_any_text(monkeypatch, real, parts):
     """With windows of few characters, so that they end everywhere."""
-    monkeypatch.setattr(tokenizing, "WINDOW_CHARACTERS", 7)
-    monkeypatch.setattr(tokenizing, "MARGIN_CHARACTERS", 6)
+    monkeypatch.setattr("embedding_api.encoder.tokenizer.WINDOW_CHARACTERS", 7)
+    monkeypatch.setattr("embedding_api.encoder.tokenizer.MARGIN_CHARACTERS", 6)
     backend, tokenizer = real
     text = "".join(parts)
     assert lists(tokenizer([text])) == [backend.encode(text).ids]

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from embedding_api.bulk import BulkError
-from embedding_api.bulk.parts import EMBEDDING
-from embedding_api.bulk.reading import as_json, storable, to_json
+from embedding_api.bulk.checkpoint import EMBEDDING
+from embedding_api.bulk.inputs import as_json, storable, to_json
 
 # Parts that make a row group of Parquet: some 25 MB of vectors.
 _PARTS_IN_GROUP = 16

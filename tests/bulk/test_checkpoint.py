@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from embedding_api.bulk import BulkError
-from embedding_api.bulk.parts import EMBEDDING, Parts, Totals, check_output, finished, parts_folder
+from embedding_api.bulk.checkpoint import EMBEDDING, Parts, Totals, check_output, finished, parts_folder
 
 RUN = {"model": "m", "dtype": "float32"}
 
