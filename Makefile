@@ -1,5 +1,7 @@
 # make serve   install, get the model and serve it on http://127.0.0.1:7860
 # make test    install, lint and test
+# make test-fast  of the tests those that start no server, in a minute
+# make lint    check style and types; make format mends what can be mended
 # make bench   measure the service beside others, for an hour and a half (BENCH_FLAGS=… says what of it)
 # make kernel  install and build the kernel again, where that failed
 

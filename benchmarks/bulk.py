@@ -22,8 +22,8 @@ import numpy as np
 
 from benchmarks import engines
 from benchmarks.engine import SPAWN, WORDS, Engine, cpu
-from embedding_api.config import usable_cores
-from tests.cranfield import load
+from embedding_api.encoder.compute_threads import usable_cores
+from tests.support.cranfield import load
 from tests.support.server import ROOT, pss
 
 SHORT_TEXTS = 200_000

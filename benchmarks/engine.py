@@ -22,8 +22,8 @@ import click
 import numpy as np
 
 from benchmarks import engines
-from embedding_api.config import usable_cores
-from tests.cranfield import load
+from embedding_api.encoder.compute_threads import usable_cores
+from tests.support.cranfield import load
 
 DOCS = Path(__file__).parent.parent / "docs"
 SECONDS = 0.4  # that a measurement takes, at least

@@ -15,7 +15,8 @@ import torch
 from benchmarks import engines
 from embedding_api.__main__ import DEMO_PACKAGE
 from embedding_api.bulk import evaluate
-from embedding_api.config import Settings, usable_cores
+from embedding_api.config import Settings
+from embedding_api.encoder.compute_threads import usable_cores
 from embedding_api.encoder.loading import load_encoder
 from embedding_api.encoder.model_files import find_model
 

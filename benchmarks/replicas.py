@@ -23,8 +23,8 @@ from benchmarks.engine import cpu
 from benchmarks.soak import Outcome, ask, with_vectors
 from embedding_api.config import Settings
 from embedding_api.encoder.model_files import find_model
-from tests.cranfield import load
-from tests.nginx import Nginx, free_port
+from tests.support.cranfield import load
+from tests.support.nginx import Nginx, free_port
 from tests.support.server import Server
 
 CLIENTS = 16

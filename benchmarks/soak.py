@@ -31,7 +31,7 @@ import orjson
 
 from embedding_api.config import Settings
 from embedding_api.encoder.model_files import find_model
-from tests.cranfield import load
+from tests.support.cranfield import load
 from tests.support.server import Server, embed_request
 
 TOLERANCE = 2e-6

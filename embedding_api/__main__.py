@@ -12,8 +12,9 @@ import click
 
 from embedding_api.bulk.cli import embed
 from embedding_api.bulk.evaluate import evaluate
-from embedding_api.config import ConfigError, Settings
+from embedding_api.config import Settings
 from embedding_api.encoder.model_files import HubUnreachable, find_model
+from embedding_api.errors import ConfigError
 
 GUNICORN_CONFIG = Path(__file__).resolve().with_name("gunicorn.conf.py")
 # all-MiniLM-L6-v2 with its weights, for where the Hugging Face Hub cannot be reached.

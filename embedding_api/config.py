@@ -3,20 +3,15 @@
 import functools
 import os
 import re
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from environs import Env, EnvError, validate
 
-DEFAULT_MODEL = "BAAI/bge-small-en-v1.5"
-DEFAULT_REVISION = "5c38ec7c405ec4b44b94cc5a9bb96e735b38267a"
+from embedding_api.encoder.compute_threads import usable_cores
+from embedding_api.errors import ConfigError
 
 MOST_WAITING = 1024
-
-
-class ConfigError(Exception):
-    """An operator's mistake. The message is one sentence that says what to set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,15 +77,6 @@ class Settings:
 def process_settings():
     """The settings that this process has started with. A reload that found a file of keys missing must not end it."""
     return Settings.from_env()
-
-
-def usable_cores():
-    """The number of cores this process may use: its CPU affinity and its cgroup's quota, rounded up."""
-    # joblib.cpu_count() is 1 where /dev/shm cannot be written to, and the import warns of that.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        from joblib.externals.loky import cpu_count
-    return cpu_count()
 
 
 def _whole_number(env, name, default, maximum=None):

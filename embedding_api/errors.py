@@ -2,11 +2,6 @@
 
 import traceback
 
-from flask import current_app, g, request
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
-
-from embedding_api import metrics
-
 # Every error that the service itself finds: its HTTP status, and what is wrong.
 CODES = {
     "malformed_request": (400, "It is not valid HTTP."),
@@ -60,6 +55,10 @@ class ApiError(Exception):
         self.headers = headers
 
 
+class ConfigError(Exception):
+    """An operator's mistake. The message is one sentence that says what to set."""
+
+
 class ClientGone(Exception):
     """The client has closed its connection, and nobody waits for the answer."""
 
@@ -92,51 +91,3 @@ def error_body(status, code, message, param=None, details=None):
 def trace(error):
     """Where an exception came from, for the log: all but its message, which may quote a text."""
     return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
-
-
-def init_app(app):
-    app.register_error_handler(ApiError, _render)
-    app.register_error_handler(HTTPException, _render_http_exception)
-    app.register_error_handler(ClientGone, _render_client_gone)
-    app.register_error_handler(Exception, _render_unexpected)
-
-
-def raise_refusal():
-    # The server has found a reason to refuse the request before the application saw it.
-    if refusal := request.environ.get("embedding.refusal"):
-        raise refusal
-
-
-def _render(error):
-    metrics.errors.labels(error.code).inc()
-    response = current_app.json.response(error_body(error.status, error.code, str(error), error.param, error.details))
-    response.status_code = error.status
-    response.headers.extend(error.headers)
-    return response
-
-
-def _render_http_exception(error):
-    if error.code < 400:
-        return error
-    message = error.description
-    path = request.path[:200]
-    if isinstance(error, NotFound):
-        message = f"There is nothing at {path}. Embeddings are at POST /embed, and for OpenAI's clients under /v1."
-    elif isinstance(error, MethodNotAllowed) and error.valid_methods:
-        methods = " or ".join(sorted({*error.valid_methods} - {"HEAD", "OPTIONS"}))
-        message = f"{request.method} does not work on {path}. Use {methods}."
-    # The exception's own headers say, for example, which methods are allowed; its body would be HTML.
-    headers = [(name, value) for name, value in error.get_headers() if name.lower() != "content-type"]
-    name = error.name.lower().replace(" ", "_")
-    return _render(ApiError(name, message, headers=headers, status=error.code))
-
-
-def _render_client_gone(error):
-    # nginx's number for it, for the log and the metrics. A client that reads it has closed its sending half only.
-    message = "The connection was closed for sending before the answer was ready. Keep it open until then."
-    return _render(ApiError("client_gone", message))
-
-
-def _render_unexpected(error):
-    current_app.logger.error("Unexpected error: %s", trace(error), extra={"request_id": g.request_id})
-    return _render(internal_error(g.request_id))

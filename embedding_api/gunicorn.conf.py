@@ -7,7 +7,8 @@ import sys
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from embedding_api import logs
-from embedding_api.config import ConfigError, process_settings
+from embedding_api.config import process_settings
+from embedding_api.errors import ConfigError
 from embedding_api.server.folders import writable_folder
 
 # What Gunicorn calls at its start and for each worker.

@@ -1,9 +1,8 @@
 """The log: text or JSON, one line for each request, and never a text that was sent."""
 
 import logging
-from time import perf_counter
 
-from flask import g, has_request_context, request
+from flask import g, has_request_context
 
 _log = logging.getLogger(__name__)
 
@@ -51,32 +50,22 @@ class _RequestId(logging.Filter):
         return True
 
 
-def init_app(app):
-    app.before_request(_start)
-    app.after_request(_log_request)
+def log_request(method, route, status, seconds, figures):
+    """The line for a request.
 
-
-def note(**figures):
-    """Add to what the log says of this request: numbers, by name."""
-    g.figures |= figures
-
-
-def log_unreadable(name, status, error):
-    """The line for a request, by its id, of which nothing is known but what is wrong with it."""
-    fields = {"request_id": name, "method": "-", "route": "-", "status": status}
-    _log.info("- - %d %s", status, error.code, extra=fields)
-
-
-def _start():
-    g.started = perf_counter()
-    g.figures = {}
-
-
-def _log_request(response):
-    # The route and not the path: somebody will put a text there.
-    route = request.url_rule.rule if request.url_rule else "-"
-    figures = g.figures | {"total_ms": round(1000 * (perf_counter() - g.started), 2)}
+    Args:
+        route: None where its path has none. Never the path itself, which may hold a text.
+        seconds: from the request, read, to its answer.
+        figures: what else there is to say of it: numbers, by name.
+    """
+    route = route or "-"
+    figures = figures | {"total_ms": round(1000 * seconds, 2)}
     line = " ".join(f"{name}={value}" for name, value in figures.items())
-    fields = {"method": request.method, "route": route, "status": response.status_code, **figures}
-    _log.info("%s %s %d %s", request.method, route, response.status_code, line, extra=fields)
-    return response
+    fields = {"method": method, "route": route, "status": status, **figures}
+    _log.info("%s %s %d %s", method, route, status, line, extra=fields)
+
+
+def log_unreadable(request_id, status, code):
+    """The line for a request of which nothing is known but what is wrong with it: an error's code."""
+    fields = {"request_id": request_id, "method": "-", "route": "-", "status": status}
+    _log.info("- - %d %s", status, code, extra=fields)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from gunicorn.arbiter import Arbiter
 
-from embedding_api import create_app
-from embedding_api.config import ConfigError, process_settings
+from embedding_api.app import create_app
+from embedding_api.config import process_settings
+from embedding_api.errors import ConfigError
 
 
 def _warn_of_missing_configuration():

@@ -10,14 +10,15 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from cranfield import load
-from embedding_api import create_app
 from embedding_api.__main__ import DEMO_NAME, DEMO_PACKAGE
-from embedding_api.config import DEFAULT_MODEL, DEFAULT_REVISION, Settings, usable_cores
+from embedding_api.app import create_app
+from embedding_api.config import Settings
+from embedding_api.encoder.compute_threads import usable_cores
 from embedding_api.encoder.loading import load_encoder
-from embedding_api.encoder.model_files import find_model, missing_file, model_name
-from support.server import Server
-from tiny import tiny_encoder
+from embedding_api.encoder.model_files import DEFAULT_MODEL, DEFAULT_REVISION, find_model, missing_file, model_name
+from tests.support.cranfield import load
+from tests.support.server import Server
+from tests.support.tiny import tiny_encoder
 
 
 def pytest_addoption(parser):
@@ -29,6 +30,12 @@ def pytest_sessionfinish(session, exitstatus):
     if session.config.getoption("--no-skips") and reporter.stats.get("skipped"):
         reporter.write_line("Tests were skipped, and --no-skips forbids that.", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "tests/service/" in item.nodeid:
+            item.add_marker("service")
 
 
 def pytest_runtest_setup(item):

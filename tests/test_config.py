@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from embedding_api import config
-from embedding_api.config import ConfigError, Settings
+from embedding_api.config import Settings
+from embedding_api.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 NAMES = sorted(set(re.findall(r'"((?:EMBEDDING_\w+)|BIND|PORT|WEB_CONCURRENCY)"', Path(config.__file__).read_text())))

@@ -10,7 +10,7 @@ from embedding_api.__main__ import cli
 from embedding_api.config import Settings
 from embedding_api.encoder.kernel.engine import KernelEngine
 from embedding_api.server import connection, limits, request, worker
-from support.server import ROOT
+from tests.support.server import ROOT
 
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()

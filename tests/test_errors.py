@@ -3,9 +3,9 @@ import logging
 import pytest
 from werkzeug.exceptions import default_exceptions
 
-from embedding_api import create_app
+from embedding_api.app import create_app
 from embedding_api.errors import ClientGone, overloaded
-from tiny import TinyEngine, tiny_encoder
+from tests.support.tiny import TinyEngine, tiny_encoder
 
 PRIVATE = "a private text"
 

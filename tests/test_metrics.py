@@ -1,17 +1,12 @@
-import os
-import re
-import signal
 import struct
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from embedding_api import create_app, metrics
+from embedding_api.app import create_app
 from embedding_api.config import Settings
-from support.server import Server, figures, wait_until
-from tiny import BLOCKING_TEXT, text_taking, tiny_encoder
+from tests.support.server import figures
+from tests.support.tiny import tiny_encoder
 
 KEY = "0123456789abcdef"
 
@@ -65,7 +60,7 @@ def test_a_file_that_a_worker_has_just_made_is_waited_for(client, monkeypatch):
             raise result("unpack requires a buffer of 4 bytes")
         return result
 
-    monkeypatch.setattr(metrics, "generate_latest", generate)
+    monkeypatch.setattr("embedding_api.api.metrics.generate_latest", generate)
     reply = client.get("/metrics")
     assert (reply.status_code, reply.text) == (200, "embedding_texts_total 1.0\n")
 
@@ -81,55 +76,8 @@ def test_a_key_is_asked_for_unless_the_metrics_are_open(open_metrics, status):
     assert client.get("/metrics", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
 
 
-def directory(server):
-    """Where a service has its metrics."""
-    maps = Path(f"/proc/{server.pid}/maps").read_text()
-    return Path(re.search(r"\S+/embedding-metrics-\S+?(?=/)", maps)[0])
-
-
 def test_what_waits_is_what_the_server_says(client, app, figure):
     app.extensions["server"] = SimpleNamespace(stopping=False, waiting=7, backlog=3)
     assert (figure("embedding_requests_waiting"), figure("embedding_backlog_connections")) == (7, 3)
     app.extensions["server"] = SimpleNamespace(stopping=False, waiting=0, backlog=0)
     assert figure("embedding_requests_waiting") == 0
-
-
-def test_one_scrape_has_what_the_clients_counted_while_workers_died(tmp_path):
-    environment = {"PYTHONPATH": "tests", "WEB_CONCURRENCY": "2", "EMBEDDING_MAX_WAITING": "8"}
-    with Server(environment, tmp_path, ["gunicorn", "slow_wsgi:app"]) as server:
-        wait_until(lambda: server.started() == 2)
-        seen = {200: 0, 422: 0, 503: 0}
-        texts = lost = deaths = 0
-        for round_ in range(4):
-            with ThreadPoolExecutor(32) as pool:
-                replies = list(pool.map(server.embed, [["a", "b"], "", *[BLOCKING_TEXT] * 30]))
-            for reply in replies:
-                seen[reply.status] += 1
-                texts += int(reply.headers.get("X-Texts", 0))
-            # Both workers compute when they die.
-            before = set(server.workers())
-            with ThreadPoolExecutor(4) as pool:
-                busy = [pool.submit(server.embed, text_taking(10, letter)) for letter in "abcd"]
-                wait_until(lambda: server.busy() == 4)
-                for pid in before:
-                    os.kill(pid, signal.SIGKILL)
-                lost += sum(reply.exception() is not None for reply in busy)
-            deaths += len(before)
-            wait_until(lambda so_far=2 + deaths: server.started() == so_far)
-            if round_ == 1:
-                files = sorted(path.name for path in directory(server).iterdir())
-        counts = server.metrics()
-        embedded = {
-            status: counts.get(f'embedding_requests_total{{route="/embed",status="{status}"}}', 0) for status in seen
-        }
-        assert embedded == seen
-        assert seen[503] > 0
-        assert counts["embedding_texts_total"] == texts
-        # Of those that have waited for a forward pass.
-        assert counts["embedding_queue_seconds_count"] == seen[200]
-        assert counts["embedding_batch_requests_sum"] == seen[200]
-        assert server.busy() == 0
-        assert (lost, deaths) == (16, 8)
-        place = directory(server)
-        assert sorted(path.name for path in place.iterdir()) == files
-    assert not place.exists()

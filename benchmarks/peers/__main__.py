@@ -26,7 +26,7 @@ from benchmarks.load import LoadError
 from benchmarks.peers import reference, report, servers
 from benchmarks.peers.cases import Results, check_vectors, measure_cases, measure_starts
 from benchmarks.peers.servers import BENCH, Peer, Running
-from tests.cranfield import load
+from tests.support.cranfield import load
 
 
 @click.command()

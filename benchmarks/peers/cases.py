@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.engine import texts
 from benchmarks.load import Load, LoadError, send_all, short_alone, short_beside_bulk, wait_until_quiet
 from benchmarks.memory import highest_total
-from tests.cranfield import load
+from tests.support.cranfield import load
 
 SHORT_TOKENS, SHORT_CLIENTS = 11, (1, 4, 16, 64)
 QUERIES_CLIENTS = 16

@@ -4,7 +4,7 @@ import os
 import shutil
 
 from benchmarks import engines
-from embedding_api.config import usable_cores
+from embedding_api.encoder.compute_threads import usable_cores
 
 # What the servers look for beside the ONNX file, and the names it has in a directory for each: Infinity would take a
 # second file for its own optimized one.

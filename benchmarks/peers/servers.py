@@ -19,8 +19,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from benchmarks.load import LoadError, embed_fields
-from embedding_api.config import DEFAULT_MODEL, usable_cores
-from tests.nginx import free_port
+from embedding_api.encoder.compute_threads import usable_cores
+from embedding_api.encoder.model_files import DEFAULT_MODEL
+from tests.support.nginx import free_port
 from tests.support.server import ROOT, Reply, pss
 
 BENCH, APPS = ROOT / ".bench", ROOT / "benchmarks/peers"

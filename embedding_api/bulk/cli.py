@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
-from embedding_api.config import ConfigError, Settings, usable_cores
+from embedding_api.config import Settings
+from embedding_api.encoder.compute_threads import usable_cores
 from embedding_api.encoder.model_files import find_model
+from embedding_api.errors import ConfigError
 
 
 @click.command()

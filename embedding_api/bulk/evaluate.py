@@ -8,7 +8,9 @@ from pathlib import Path
 import click
 import orjson
 
-from embedding_api.config import ConfigError, Settings, usable_cores
+from embedding_api.config import Settings
+from embedding_api.encoder.compute_threads import usable_cores
+from embedding_api.errors import ConfigError
 
 # Of each query so many documents are ranked.
 _DEPTH = 100

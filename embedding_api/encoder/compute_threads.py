@@ -2,13 +2,21 @@
 
 import os
 import signal
+import warnings
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 
-from embedding_api.config import usable_cores
-
 # Seconds between two heartbeats at most.
 HEARTBEAT_SECONDS = 0.5
+
+
+def usable_cores():
+    """The number of cores this process may use: its CPU affinity and its cgroup's quota, rounded up."""
+    # joblib.cpu_count() is 1 where /dev/shm cannot be written to, and the import warns of that.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        from joblib.externals.loky import cpu_count
+    return cpu_count()
 
 
 class ComputeThreads(ThreadPoolExecutor):

@@ -6,7 +6,7 @@ import pickle
 import signal
 import traceback
 
-from embedding_api.config import ConfigError
+from embedding_api.errors import ConfigError
 
 
 def in_child(function, *arguments):

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from embedding_api.config import ConfigError
 from embedding_api.encoder.model_files import find_model, missing_file, model_name, query_prompt, revision
+from embedding_api.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 

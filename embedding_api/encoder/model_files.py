@@ -8,7 +8,10 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from embedding_api.config import DEFAULT_MODEL, DEFAULT_REVISION, ConfigError
+from embedding_api.errors import ConfigError
+
+DEFAULT_MODEL = "BAAI/bge-small-en-v1.5"
+DEFAULT_REVISION = "5c38ec7c405ec4b44b94cc5a9bb96e735b38267a"
 
 # https://huggingface.co/BAAI/bge-small-en-v1.5#using-huggingface-transformers
 BGE_QUERY_PROMPT = "Represent this sentence for searching relevant passages: "

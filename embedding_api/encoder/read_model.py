@@ -10,9 +10,9 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import BertModel
 from transformers.utils.logging import disable_progress_bar
 
-from embedding_api.config import ConfigError
 from embedding_api.encoder.reference import ReferenceEngine
 from embedding_api.encoder.weights import BertWeights, Examples, LayerWeights, Source
+from embedding_api.errors import ConfigError
 
 # Of the examples: a word alone, a query, a paragraph. The longest text that the model reads comes last.
 _EXAMPLE_LENGTHS = 3, 12, 150

@@ -6,7 +6,8 @@ import orjson
 from greenlet import getcurrent
 from gunicorn.http import wsgi
 
-from embedding_api import logs, metrics, request_id
+from embedding_api import logs, metrics
+from embedding_api.api import request_id
 from embedding_api.errors import error_body, internal_error, stopping, trace
 from embedding_api.server import prefix
 from embedding_api.server.batching import RequestTask
@@ -46,6 +47,7 @@ class Application:
             refusal = prefix.admit(request) or self._refusal(connection)
             response, environ = wsgi.create(request, connection, connection.address, connection.server_address, cfg)
             environ["embedding.refusal"] = refusal
+            environ["embedding.task"] = connection.task
             if not request.complete:
                 environ["wsgi.input"] = _Body(connection, self._loop)
             parts = self._worker.wsgi(environ, response.start_response)
@@ -79,7 +81,7 @@ class Application:
         """Answer a request that the application cannot be given, or has failed on."""
         name = request_id.new_id()
         if hasattr(error, "status"):
-            logs.log_unreadable(name, error.status, error)
+            logs.log_unreadable(name, error.status, error.code)
         else:
             self._worker.log.error("Unexpected error: %s", trace(error), extra={"request_id": name})
             error = internal_error(name)
@@ -95,8 +97,7 @@ class Application:
         ]
         connection.sendall("\r\n".join([*lines, "", ""]).encode())
         connection.sendall(body)
-        metrics.count(status)
-        metrics.errors.labels(error.code).inc()
+        metrics.record_response(status, None, error_code=error.code)
         connection.send_answer(close=True)
 
 

@@ -309,15 +309,20 @@ class Connection:
             )
             return
         if self.state is State.WRITING or (self.state is State.READING and not self._kept):
-            metrics.dropped.labels("slow").inc()
+            metrics.record_dropped("slow")
         self.close()
 
     def drop(self, error):
         """Close, as the socket has failed."""
         ours = error.errno in _OURS
-        metrics.dropped.labels("failed" if ours else "gone").inc()
+        metrics.record_dropped("failed" if ours else "gone")
         if ours:
             self._worker.log.error("A connection is dropped: %s", error.strerror)
+        self.close()
+
+    def give_way(self):
+        """Close in favour of other connections."""
+        metrics.record_dropped("limit")
         self.close()
 
     def close(self):

@@ -6,9 +6,10 @@ import os
 import signal
 import sys
 
-from embedding_api import memory, metrics
-from embedding_api.config import process_settings, usable_cores
-from embedding_api.server import options, prefix
+from embedding_api import metrics
+from embedding_api.config import process_settings
+from embedding_api.encoder.compute_threads import usable_cores
+from embedding_api.server import malloc, options, prefix
 from embedding_api.server.folders import make_metrics_directory, writable_folder
 from embedding_api.server.worker import Worker
 
@@ -35,7 +36,7 @@ def when_ready(server):
     gc.collect()
     gc.freeze()
     # Loading leaves 100 MB.
-    memory.give_back()
+    malloc.trim()
 
 
 def _log_model(server):
@@ -87,7 +88,7 @@ def pre_fork(server, worker):
 def child_exit(server, worker):
     # One that was killed could not say that it is no longer idle.
     Worker.shared.set_idle(worker.place, False)
-    metrics.forget(worker.place)
+    metrics.reset_dead_worker(worker.place)
 
 
 # In the workers

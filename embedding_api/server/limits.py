@@ -3,7 +3,6 @@
 import math
 import random
 
-from embedding_api import metrics
 from embedding_api.errors import overloaded
 from embedding_api.server.backlog import backlog
 from embedding_api.server.connection import State
@@ -129,10 +128,4 @@ class Limits:
         for connection in bound.holders:
             is_moving = connection.state in (State.READING, State.WRITING) and not connection.waits_for_us
             if is_moving and now - connection.since > self._client_timeout:
-                close(connection)
-
-
-def close(connection):
-    """Close a connection in favour of others."""
-    metrics.dropped.labels("limit").inc()
-    connection.close()
+                connection.give_way()

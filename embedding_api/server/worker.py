@@ -10,11 +10,11 @@ import time
 from gunicorn.glogging import Logger
 from gunicorn.workers.sync import SyncWorker
 
-from embedding_api import memory, metrics
-from embedding_api.config import process_settings, usable_cores
-from embedding_api.encoder.compute_threads import ComputeThreads
+from embedding_api import metrics
+from embedding_api.config import process_settings
+from embedding_api.encoder.compute_threads import ComputeThreads, usable_cores
 from embedding_api.errors import trace
-from embedding_api.server import limits
+from embedding_api.server import malloc
 from embedding_api.server.application import Application
 from embedding_api.server.batching import Batcher
 from embedding_api.server.connection import INPUT, Connection, State
@@ -124,7 +124,7 @@ class Worker(SyncWorker):
             self.wsgi.extensions["encoder"].free_scratch()
             # Among what refers to itself are errors, whose traces refer to texts.
             gc.collect()
-            memory.give_back()
+            malloc.trim()
         self.shared.set_idle(self.place, self._left_at is None)
         events = self._epoll.poll(TICK)
         self.shared.set_idle(self.place, False)
@@ -196,7 +196,7 @@ class Worker(SyncWorker):
         others = (other for other in self._connections.values() if not other.waits_for_us and other is not but)
         longest = min(others, key=lambda other: other.since, default=None)
         if longest:
-            limits.close(longest)
+            longest.give_way()
 
     def _tick(self, now):
         self.limits.tick(now)

@@ -7,7 +7,7 @@ import pytest
 
 from embedding_api.bulk import BulkError, pool
 from embedding_api.bulk.checkpoint import Totals
-from tiny import TinyEngine, tiny_encoder
+from tests.support.tiny import TinyEngine, tiny_encoder
 
 HOW = {"is_query": False, "normalize": True}
 

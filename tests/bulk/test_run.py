@@ -9,7 +9,7 @@ import pytest
 from embedding_api.bulk import BulkError, inputs, outputs, pool, run
 from embedding_api.bulk.checkpoint import parts_folder
 from embedding_api.bulk.inputs import Inputs
-from tiny import TinyEngine, tiny_encoder
+from tests.support.tiny import TinyEngine, tiny_encoder
 
 OPTIONS = {"is_query": False, "normalize": True}
 

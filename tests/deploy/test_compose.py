@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from support.server import ROOT
+from tests.support.server import ROOT
 
 COMPOSE = ROOT / "deploy" / "compose.yaml"
 

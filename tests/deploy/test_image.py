@@ -6,7 +6,7 @@ import re
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from support.server import ROOT
+from tests.support.server import ROOT
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 PINS = {

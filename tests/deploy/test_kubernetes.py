@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from support.server import ROOT
+from tests.support.server import ROOT
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

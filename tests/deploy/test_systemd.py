@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from support.server import ROOT
+from tests.support.server import ROOT
 
 UNIT = ROOT / "deploy" / "systemd" / "embedding-api.service"
 

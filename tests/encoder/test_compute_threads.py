@@ -3,9 +3,8 @@ import threading
 
 import pytest
 
-from embedding_api.config import usable_cores
 from embedding_api.encoder import compute_threads
-from embedding_api.encoder.compute_threads import ComputeThreads
+from embedding_api.encoder.compute_threads import ComputeThreads, usable_cores
 
 
 class Gone(Exception):

@@ -7,8 +7,8 @@ import pytest
 
 from embedding_api.encoder.compute_threads import ComputeThreads
 from embedding_api.encoder.encoder import _micro_batches
-from support.server import ROOT
-from tiny import TinyEngine, tiny_encoder
+from tests.support.server import ROOT
+from tests.support.tiny import TinyEngine, tiny_encoder
 
 
 def test_vectors_equal_sentence_transformers(encoder, document_vectors, documents):

@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from embedding_api.config import ConfigError
 from embedding_api.encoder.forked import in_child
+from embedding_api.errors import ConfigError
 
 
 def test_what_is_returned_comes_back_and_what_is_imported_does_not():

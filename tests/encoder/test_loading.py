@@ -8,12 +8,13 @@ import sys
 import numpy as np
 import pytest
 
-from embedding_api.config import ConfigError, Settings
+from embedding_api.config import Settings
 from embedding_api.encoder import read_model
 from embedding_api.encoder.kernel import library
 from embedding_api.encoder.kernel.engine import KernelEngine
 from embedding_api.encoder.loading import load_encoder
-from support.server import ROOT
+from embedding_api.errors import ConfigError
+from tests.support.server import ROOT
 
 
 def run(script, environment):

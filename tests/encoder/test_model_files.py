@@ -5,16 +5,18 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from embedding_api.config import DEFAULT_REVISION, ConfigError, Settings
+from embedding_api.config import Settings
 from embedding_api.encoder.loading import load_encoder
 from embedding_api.encoder.model_files import (
     BGE_QUERY_PROMPT,
+    DEFAULT_REVISION,
     HubUnreachable,
     find_model,
     missing_file,
     model_name,
     query_prompt,
 )
+from embedding_api.errors import ConfigError
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ from sentence_transformers.base.modules import Dense
 from transformers import DistilBertConfig, DistilBertModel
 
 from embedding_api.encoder.read_model import obstacle
-from small_bert import Modules, assemble, small_bert
+from tests.support.small_bert import Modules, assemble, small_bert
 
 
 @pytest.mark.parametrize(

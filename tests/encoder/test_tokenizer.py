@@ -6,7 +6,7 @@ from tokenizers import Tokenizer as Backend
 
 from embedding_api.encoder import TooManyTokens
 from embedding_api.encoder.tokenizer import CHUNK_CHARACTERS, WINDOW_CHARACTERS, Tokenizer
-from tiny import tiny_backend
+from tests.support.tiny import tiny_backend
 
 LONG = 9 * WINDOW_CHARACTERS
 NEAR = WINDOW_CHARACTERS - 3

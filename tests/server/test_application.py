@@ -8,14 +8,14 @@ from types import SimpleNamespace
 import pytest
 from gunicorn.config import Config
 
-from embedding_api import create_app
+from embedding_api.app import create_app
 from embedding_api.config import Settings
 from embedding_api.server.application import Application
 from embedding_api.server.batching import Batcher
 from embedding_api.server.connection import Connection, State
 from embedding_api.server.limits import Limits
-from support.server import Client, embed_request, get, post
-from tiny import TinyEngine, tiny_encoder
+from tests.support.server import Client, embed_request, get, post
+from tests.support.tiny import TinyEngine, tiny_encoder
 
 KEY = "0123456789abcdef"
 

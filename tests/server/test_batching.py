@@ -12,7 +12,7 @@ from embedding_api.config import Settings
 from embedding_api.errors import ApiError, ClientGone
 from embedding_api.server.batching import Batcher, RequestTask
 from embedding_api.server.limits import Limits
-from tiny import TinyEngine, tiny_encoder
+from tests.support.tiny import TinyEngine, tiny_encoder
 
 
 class Engine(TinyEngine):

@@ -1,7 +1,6 @@
 """Where the service puts its files, and that a killed one leaves none for ever."""
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from embedding_api.server import folders
-from support.server import ROOT, Server, is_alive, wait_until
+from tests.support.server import ROOT
 
 HOLD = """
 import os, sys
@@ -78,25 +77,3 @@ def test_only_directories_that_no_process_owns_are_removed(tmp_path):
     assert (owned / "counter_1.db").exists()
     # Its end.
     holder.communicate()
-
-
-def test_the_start_after_a_killed_master_removes_its_metrics(tmp_path):
-    environment = {"PYTHONPATH": "tests", "WEB_CONCURRENCY": "1"}
-    command = ["gunicorn", "slow_wsgi:app"]
-    with Server(environment, tmp_path, command) as server:
-        left = metrics_directory(server)
-        workers = server.workers()
-        os.kill(server.pid, signal.SIGKILL)
-        wait_until(lambda: not any(map(is_alive, workers)))
-    assert left.exists()
-    with Server(environment, tmp_path, command) as server:
-        assert not left.exists()
-        own = metrics_directory(server)
-        assert own.exists()
-    assert not own.exists()
-
-
-def metrics_directory(server):
-    lines = Path(f"/proc/{server.pid}/maps").read_text().splitlines()
-    [directory] = {Path(line.split()[-1]).parent for line in lines if "/embedding-metrics-" in line}
-    return directory

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from support.server import ROOT
+from tests.support.server import ROOT
 
 IMPORT = """
 import os, runpy, sys, tempfile

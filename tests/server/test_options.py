@@ -8,7 +8,7 @@ import pytest
 from gunicorn.config import KNOWN_SETTINGS, Config
 
 from embedding_api.server import options
-from support.server import ROOT, Server
+from tests.support.server import ROOT
 
 TABLE = (Path(ROOT) / "docs/operations.md").read_text().partition("## Gunicorn's options")[2].partition("\n## ")[0]
 
@@ -73,19 +73,3 @@ def test_nothing_is_said_of_options_that_work(caplog):
 def test_every_option_is_in_the_table(setting):
     if setting.cli:
         assert any(re.search(rf"`{option}(?![\w-])", TABLE) for option in setting.cli if option.startswith("--"))
-
-
-@pytest.mark.parametrize(("arguments", "reason"), [(["--threads", "4"], "--threads"), (["--reload"], "--reload")])
-def test_the_service_does_not_start_with_them(tmp_path, arguments, reason):
-    command = ["gunicorn", *arguments, "slow_wsgi:app"]
-    with (
-        pytest.raises(RuntimeError, match=f"Error: {reason} makes no sense"),
-        Server({"PYTHONPATH": "tests"}, tmp_path, command),
-    ):
-        pass
-
-
-def test_another_worker_has_its_own_options(tmp_path):
-    command = ["gunicorn", "-k", "gthread", "--threads", "2", "slow_wsgi:app"]
-    with Server({"PYTHONPATH": "tests", "WEB_CONCURRENCY": "1"}, tmp_path, command) as server:
-        assert server.embed("a").status == 200

@@ -4,7 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from support.server import embed_request
+from tests.support.server import embed_request
 
 
 @contextmanager

@@ -92,6 +92,11 @@ class Server:
         """The process ids of the workers."""
         return sorted(map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()))
 
+    def metrics_directory(self):
+        """Where its workers count."""
+        maps = Path(f"/proc/{self.pid}/maps").read_text()
+        return Path(re.search(r"\S+/embedding-metrics-\S+?(?=/)", maps)[0])
+
     def memory(self):
         """The proportional set size of the master and all workers together, in MB."""
         return sum(map(pss, (self.pid, *self.workers())))

@@ -15,7 +15,7 @@ from embedding_api.encoder.kernel.engine import KernelEngine
 from embedding_api.encoder.kernel.library import load_library, usable_instruction_sets
 from embedding_api.encoder.loading import load_encoder
 from embedding_api.encoder.read_model import bert_weights, obstacle
-from small_bert import SHAPE, reference, small_bert, texts, unit
+from tests.support.small_bert import SHAPE, reference, small_bert, texts, unit
 
 # Hidden size, heads, layers, intermediate size, pooling: head sizes of 32 and 64, intermediate sizes that fill their
 # panels and that do not.

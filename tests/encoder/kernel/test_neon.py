@@ -9,8 +9,8 @@ import pytest
 
 from embedding_api.encoder.kernel.build import build
 from embedding_api.encoder.read_model import bert_weights
-from small_bert import SHAPE, reference, small_bert, texts, unit
-from tests.encoder.kernel.driver import Driver
+from tests.support.driver import Driver
+from tests.support.small_bert import SHAPE, reference, small_bert, texts, unit
 
 QEMU = "qemu-aarch64"
 # Where Debian's libc6-arm64-cross puts the C library.

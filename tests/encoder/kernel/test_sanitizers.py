@@ -14,8 +14,8 @@ import torch
 
 from embedding_api.encoder.kernel.library import FOLDER, usable_instruction_sets
 from embedding_api.encoder.read_model import bert_weights
-from small_bert import SHAPE, reference, small_bert, texts, unit
-from tests.encoder.kernel.driver import FILES, Driver
+from tests.support.driver import FILES, Driver
+from tests.support.small_bert import SHAPE, reference, small_bert, texts, unit
 
 AVX2 = "-mavx2", "-mfma"
 NATIVE = {

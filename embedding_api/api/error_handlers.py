@@ -1,0 +1,48 @@
+"""What goes wrong in a request becomes a response of the one JSON shape."""
+
+from flask import current_app, g, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+
+from embedding_api.errors import ApiError, ClientGone, error_body, internal_error, trace
+
+
+def init_app(app):
+    app.register_error_handler(ApiError, _render)
+    app.register_error_handler(HTTPException, _render_http_exception)
+    app.register_error_handler(ClientGone, _render_client_gone)
+    app.register_error_handler(Exception, _render_unexpected)
+
+
+def _render(error):
+    g.error_code = error.code
+    response = current_app.json.response(error_body(error.status, error.code, str(error), error.param, error.details))
+    response.status_code = error.status
+    response.headers.extend(error.headers)
+    return response
+
+
+def _render_http_exception(error):
+    if error.code < 400:
+        return error
+    message = error.description
+    path = request.path[:200]
+    if isinstance(error, NotFound):
+        message = f"There is nothing at {path}. Embeddings are at POST /embed, and for OpenAI's clients under /v1."
+    elif isinstance(error, MethodNotAllowed) and error.valid_methods:
+        methods = " or ".join(sorted({*error.valid_methods} - {"HEAD", "OPTIONS"}))
+        message = f"{request.method} does not work on {path}. Use {methods}."
+    # The exception's own headers say, for example, which methods are allowed; its body would be HTML.
+    headers = [(name, value) for name, value in error.get_headers() if name.lower() != "content-type"]
+    name = error.name.lower().replace(" ", "_")
+    return _render(ApiError(name, message, headers=headers, status=error.code))
+
+
+def _render_client_gone(error):
+    # nginx's number for it, for the log and the metrics. A client that reads it has closed its sending half only.
+    message = "The connection was closed for sending before the answer was ready. Keep it open until then."
+    return _render(ApiError("client_gone", message))
+
+
+def _render_unexpected(error):
+    current_app.logger.error("Unexpected error: %s", trace(error), extra={"request_id": g.request_id})
+    return _render(internal_error(g.request_id))

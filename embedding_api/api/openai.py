@@ -1,0 +1,86 @@
+"""`/v1`: OpenAI's API (https://platform.openai.com/docs/api-reference/embeddings), for clients that speak it."""
+
+import time
+from base64 import b64encode
+
+from flask import Blueprint, current_app
+
+from embedding_api.api import embedding
+from embedding_api.api.json_provider import in_blocks
+from embedding_api.api.openai_schemas import (
+    OpenAIEmbeddingsRequest,
+    OpenAIEmbeddingsResponse,
+    OpenAIModel,
+    OpenAIModels,
+)
+from embedding_api.api.operation import operation
+from embedding_api.api.request_body import load_payload
+from embedding_api.errors import ApiError
+
+blueprint = Blueprint("openai", __name__, url_prefix="/v1")
+_request_schema = OpenAIEmbeddingsRequest()
+_loaded = int(time.time())
+
+
+@blueprint.post("/embeddings")
+@operation(
+    "Turn texts into vectors, as OpenAI's API does",
+    request=OpenAIEmbeddingsRequest,
+    response=OpenAIEmbeddingsResponse,
+    errors=(404,),
+    counts=True,
+)
+def create_embeddings():
+    payload = load_payload(_request_schema)
+    if current_app.extensions["settings"].accept_models == "served" and payload["model"] is not None:
+        _check(payload["model"])
+    tokens = embedding.tokenize(
+        payload.pop("input"),
+        name="input[{}]",
+        is_query=payload["input_type"] == "query",
+        truncate=payload["truncate"] is not False,
+    )
+    embeddings = embedding.encode(tokens)
+    if payload["encoding_format"] == "base64":
+        embeddings = [b64encode(vector).decode() for vector in embeddings.astype("<f4", copy=False)]
+    rows = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(embeddings)]
+    return embedding.respond(
+        tokens,
+        object="list",
+        data=in_blocks(rows),
+        model=_served(),
+        usage={"prompt_tokens": tokens.count, "total_tokens": tokens.count},
+    )
+
+
+@blueprint.get("/models")
+@operation("The model, as OpenAI's API lists them", response=OpenAIModels)
+def list_models():
+    return {"object": "list", "data": [_model()]}
+
+
+@blueprint.get("/models/<path:model>")
+@operation(
+    "The model, by its name",
+    response=OpenAIModel,
+    errors=(404,),
+    parameters={"model": lambda: {"type": "string", "enum": [_served()]}},
+)
+def retrieve_model(model):
+    _check(model)
+    return _model()
+
+
+def _model():
+    owner = _served().rpartition("/")[0] or "local"
+    return {"id": _served(), "object": "model", "created": _loaded, "owned_by": owner}
+
+
+def _check(name):
+    if name != _served():
+        message = f"The model '{name[:100]}' is not served here. Ask for '{_served()}'."
+        raise ApiError("model_not_found", message, param="model")
+
+
+def _served():
+    return current_app.extensions["encoder"].model_name

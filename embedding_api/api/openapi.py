@@ -1,0 +1,147 @@
+"""`GET /openapi.json`: the API's description, made of the schemas that check it. `GET /docs`: a page to try it on."""
+
+import re
+from importlib.metadata import version
+from importlib.resources import files
+
+import orjson
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+from flask import Blueprint, Response, current_app
+
+from embedding_api import __version__
+from embedding_api.api.operation import operation
+from embedding_api.api.pages import render, send
+from embedding_api.api.schemas import ErrorResponse
+from embedding_api.errors import CODES, error_body
+
+blueprint = Blueprint("openapi", __name__)
+
+# Swagger UI's own files, as the package flask-swagger-ui has them.
+_SWAGGER_UI = files("flask_swagger_ui") / "dist"
+_ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
+_VERSION = version("flask-swagger-ui")
+
+# What may go wrong with any request, and with one that has a body.
+_ANY = (400, 403, 405, 408, 414, 417, 431, 500)
+_BODY = (413, 415, 422, 499, 503)
+
+_HEADERS = {
+    "X-Request-ID": "The request's name, in the log as well: the client's own if it sent a well-formed one.",
+    "X-Texts": "How many texts were computed.",
+    "X-Tokens": "How many tokens they have.",
+    "X-Truncated": "How many of the texts were cut.",
+    "X-Truncated-Texts": "The indexes of the first 20 of them.",
+    "Server-Timing": "Milliseconds of waiting for a forward pass, of tokenizing, and of encoding.",
+}
+_ALWAYS = ("X-Request-ID",)
+
+
+def init_app(app):
+    app.register_blueprint(blueprint)
+    with app.app_context():
+        app.extensions["openapi"] = orjson.dumps(_describe(app))
+
+
+@blueprint.get("/openapi.json")
+@operation("This description")
+def openapi():
+    return Response(current_app.extensions["openapi"], content_type="application/json")
+
+
+@blueprint.get("/docs")
+@operation("A page to try it on", kind="text/html")
+def page():
+    return render("docs.html", swagger=_VERSION)
+
+
+@blueprint.get(f"/docs/<version>/<any({', '.join(map(repr, _ASSETS))}):name>")
+def asset(version, name):
+    return send(_SWAGGER_UI, name, version == _VERSION)
+
+
+def _describe(app):
+    """OpenAPI 3.1, as a dictionary."""
+    plugin = MarshmallowPlugin(schema_name_resolver=_name)
+    spec = APISpec(
+        title="Embedding API",
+        version=__version__,
+        openapi_version="3.1.0",
+        plugins=[plugin],
+        info={"description": "Turns texts into vectors for search, clustering and classification."},
+        # Where this description is, which may be behind a proxy's prefix.
+        servers=[{"url": "."}],
+    )
+    plugin.converter.add_attribute_function(_own_description)
+    secured = bool(app.extensions["settings"].api_keys)
+    if secured:
+        spec.components.security_scheme("key", {"type": "http", "scheme": "bearer"})
+    for status in sorted({status for status, _ in CODES.values()}):
+        spec.components.response(str(status), _error(status))
+    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: "POST" not in rule.methods):
+        view = app.view_functions[rule.endpoint]
+        if hasattr(view, "operation"):
+            keyed = secured and rule.endpoint not in app.extensions["open"]
+            methods = {method.lower() for method in rule.methods} & {"get", "post"}
+            described = {"tags": [rule.endpoint.partition(".")[0]], **_operation(view, keyed)}
+            path = re.sub(r"<(?:[^<>:]+:)?([^<>]+)>", r"{\1}", rule.rule)
+            spec.path(path, operations=dict.fromkeys(methods, described), parameters=_parameters(view))
+    return spec.to_dict()
+
+
+def _operation(view, keyed):
+    about = view.operation
+    described = {"summary": about["summary"], "operationId": view.__name__}
+    statuses = {*_ANY, *about["errors"]}
+    if keyed:
+        described["security"] = [{"key": []}]
+        statuses.add(401)
+    if about["request"]:
+        statuses.update(_BODY)
+        described["requestBody"] = {"required": True, "content": _content("application/json", about["request"])}
+    success = {
+        "description": "Done.",
+        "headers": {
+            name: _header(name, required=name != "X-Truncated-Texts")
+            for name in (_HEADERS if about["counts"] else _ALWAYS)
+        },
+        "content": _content(about["kind"], about["response"]),
+    }
+    return described | {"responses": {"200": success, **{str(status): str(status) for status in sorted(statuses)}}}
+
+
+def _error(status):
+    """An error response, with all the codes that have this status."""
+    codes = {code: about for code, (its_status, about) in CODES.items() if its_status == status}
+    headers = {name: _header(name) for name in _ALWAYS}
+    if status == 503:
+        headers["Retry-After"] = {"description": "Seconds to wait.", "schema": {"type": "integer"}}
+    examples = {code: {"value": error_body(status, code, about)} for code, about in codes.items()}
+    return {
+        "description": " ".join(f"`{code}`: {about}" for code, about in codes.items()),
+        "headers": headers,
+        "content": {"application/json": {"schema": ErrorResponse, "examples": examples}},
+    }
+
+
+def _content(kind, schema):
+    if schema is None:
+        return {kind: {}}
+    return {kind: {"schema": schema, "examples": {name: {"value": value} for name, value in schema.examples.items()}}}
+
+
+def _header(name, required=True):
+    return {"description": _HEADERS[name], "required": required, "schema": {"type": "string"}}
+
+
+def _parameters(view):
+    schemas = view.operation["parameters"].items()
+    return [{"in": "path", "name": name, "required": True, "schema": schema()} for name, schema in schemas]
+
+
+def _name(schema):
+    return (schema if isinstance(schema, type) else type(schema)).__name__.lstrip("_")
+
+
+def _own_description(converter, field, ret):
+    return field.openapi() if hasattr(field, "openapi") else {}

@@ -1,0 +1,167 @@
+"""Read a JSON request body so that nothing a client can send is more than a 4xx."""
+
+import json
+from itertools import islice
+
+import orjson
+from flask import current_app, request
+from marshmallow import ValidationError
+
+from embedding_api.api.fields import MAX_NAMED
+from embedding_api.errors import ApiError, ClientGone
+
+# Bytes that are looked at between two heartbeats. It takes 1 ms, or 8 ms if all of them are quotes.
+SLICE_BYTES = 256 * 1024
+
+
+def load_payload(schema):
+    """The request's body, checked by a marshmallow schema.
+
+    Raises:
+        ApiError: 415 for another content type, 400 for a body that is not one whole JSON document in UTF-8, 413 for
+            one beyond the size limit, 422 for fields the schema refuses.
+    """
+    _check_content_type()
+    body = _read_body(current_app.extensions["settings"].max_body_bytes)
+    if not body or body.isspace():
+        raise ApiError("empty_body", f"The body is empty. Send JSON, such as {schema.example_json}.")
+    data = _parse(body, schema)
+    del body
+    try:
+        return schema.load(data)
+    except ValidationError as error:
+        messages = islice(_flatten(error.messages), MAX_NAMED)
+        raise invalid_fields([{"param": param, "message": message} for param, message in messages]) from None
+
+
+def invalid_fields(details, code="invalid_fields"):
+    """The error for wrong fields: a list of {"param", "message"}, of which the first is the error's own message."""
+    param, message = details[0]["param"], details[0]["message"]
+    return ApiError(code, f"{param}: {message}" if param else message, param=param, details=details)
+
+
+def _check_content_type():
+    if not request.is_json:
+        sent = request.headers.get("Content-Type", "none")[:100]
+        message = f"Content-Type is {sent}. Send JSON with the header 'Content-Type: application/json'."
+        raise ApiError("unsupported_media_type", message)
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise ApiError("unsupported_content_encoding", "Compressed bodies are not taken. Send plain JSON.")
+
+
+def _read_body(limit):
+    # Not request.get_data(): it takes a body that ends before its Content-Length for a whole one, gives no 413 to a
+    # chunked one, and lets Gunicorn's errors through.
+    announced = request.content_length
+    if announced is not None and announced > limit:
+        raise _too_large(limit)
+    try:
+        body = request.stream.read(limit + 1)
+    except (ApiError, ClientGone):
+        raise
+    except Exception as error:
+        # Servers have exceptions of their own for it.
+        raise _incomplete("The body could not be read to its end") from error
+    if len(body) > limit:
+        raise _too_large(limit)
+    if announced is not None and len(body) < announced:
+        raise _incomplete(f"The body ended after {len(body)} of the {announced} bytes in its Content-Length")
+    return body
+
+
+def _too_large(limit):
+    message = f"The body has more than {limit} bytes. Send the texts in several requests."
+    return ApiError("body_too_large", message, details={"limit": limit})
+
+
+def _incomplete(what):
+    return ApiError("incomplete_body", f"{what}. Send the request again.")
+
+
+def _parse(body, schema):
+    max_texts = current_app.extensions["settings"].max_texts
+    # Each text is a string and a comma. Up to twice as many still get the message that counts them.
+    most = 4 * max_texts + 1000
+    tokens, keys = _count(body, most)
+    # Checked before parsing: 8 MB of "[],[],…" would become hundreds of MB of Python objects.
+    if tokens > most:
+        schema.look_at(body)
+        message = f"The body holds far too many values: one request takes at most {max_texts} texts. Send several."
+        raise invalid_fields([{"param": None, "message": message}])
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise ApiError("invalid_json", _not_json(body, error)) from None
+    if len(body) > SLICE_BYTES:
+        _heartbeat()
+    # There are other keys than those of this object: of objects within it, or double ones.
+    if isinstance(data, dict) and len(data) != keys:
+        # The largest would be in memory twice.
+        del data
+        data = _with_unique_keys(body)
+    return data
+
+
+def _count(body, most):
+    """Count the tokens of a JSON document before it is parsed: strings, commas, opening brackets; and count the keys.
+
+    It stops when there are more than `most` tokens. Of what is not JSON the counts mean nothing.
+    """
+    tokens = keys = start = 0
+    in_string = False
+    while True:
+        part = body[start : start + SLICE_BYTES]
+        if len(part) == SLICE_BYTES and (len(part) - len(part.rstrip(b"\\"))) % 2:
+            # Its last backslash begins an escape that the next slice shall have in whole.
+            part = part[:-1]
+        start += len(part)
+        # Without escaped quotes, each quote begins or ends a string.
+        pieces = part.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+        outside = b"".join(pieces[in_string::2])
+        tokens += (len(pieces) - in_string) // 2 + outside.count(b",") + outside.count(b"[") + outside.count(b"{")
+        keys += outside.count(b":")
+        in_string ^= len(pieces) % 2 == 0
+        if start >= len(body) or tokens > most:
+            return tokens, keys
+        _heartbeat()
+
+
+def _heartbeat():
+    current_app.extensions["encoder"].heartbeat()
+
+
+def _not_json(body, error):
+    try:
+        body.decode()
+    except UnicodeDecodeError as undecodable:
+        return f"The body is not UTF-8: byte {undecodable.start} is wrong. Send JSON in UTF-8."
+    return f"The body is not valid JSON: {error}."
+
+
+def _with_unique_keys(body):
+    # orjson keeps the last of two equal keys without a word, and half of what was sent would go missing.
+    try:
+        return json.loads(body, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ApiError("invalid_json", "The body nests too deeply.") from None
+
+
+def _unique(pairs):
+    unique = {}
+    for key, value in pairs:
+        if key in unique:
+            message = f"The body holds the key '{key[:100]}' more than once. Send it once."
+            raise ApiError("duplicate_key", message, param=key[:100])
+        unique[key] = value
+    return unique
+
+
+def _flatten(messages, path=""):
+    """marshmallow's nested messages as pairs of a path such as "texts[3]" (None for the whole body) and a sentence."""
+    if isinstance(messages, dict):
+        for key, value in messages.items():
+            name = f"[{key}]" if isinstance(key, int) else f".{str(key)[:100]}" if path else str(key)[:100]
+            yield from _flatten(value, "" if key == "_schema" else path + name)
+    else:
+        for message in messages:
+            yield path or None, message

@@ -1,0 +1,91 @@
+import dataclasses
+import re
+
+import pytest
+
+from embedding_api.api.openai_schemas import OpenAIEmbeddingsRequest
+from embedding_api.api.schemas import EmbedRequest, SimilarityRequest, TokenizeRequest
+from embedding_api.app import create_app
+from embedding_api.errors import CODES
+from tests.support.server import ROOT
+from tests.support.tiny import tiny_encoder
+
+
+@pytest.fixture
+def description(client):
+    return client.get("/openapi.json").json
+
+
+def test_every_path_is_described(app, description):
+    rules = {re.sub(r"<(?:path:)?(\w+)>", r"{\1}", rule.rule) for rule in app.url_map.iter_rules()}
+    hidden = {rule for rule in rules if rule.startswith(("/static/", "/docs/"))}
+    assert set(description["paths"]) == rules - hidden
+    assert description["openapi"].startswith("3.1.")
+
+
+@pytest.mark.parametrize("models", ["any", "served"])
+@pytest.mark.parametrize(
+    ("path", "schema"),
+    [
+        ("/embed", EmbedRequest),
+        ("/v1/embeddings", OpenAIEmbeddingsRequest),
+        ("/similarity", SimilarityRequest),
+        ("/tokenize", TokenizeRequest),
+    ],
+)
+def test_examples_of_requests_work(settings, description, path, schema, models):
+    settings = dataclasses.replace(settings, max_tokens=1000, accept_models=models)
+    client = create_app(settings, tiny_encoder()).test_client()
+    assert schema.examples
+    for example in description["paths"][path]["post"]["requestBody"]["content"]["application/json"][
+        "examples"
+    ].values():
+        response = client.post(path, json=example["value"])
+        assert response.status_code == 200
+        described = description["paths"][path]["post"]["responses"]["200"]["content"]["application/json"]["examples"]
+        assert set(response.json) in [set(answer["value"]) for answer in described.values()]
+
+
+def test_limits_are_those_of_the_settings(description):
+    schemas = description["components"]["schemas"]
+    assert schemas["EmbedRequest"]["properties"]["texts"]["anyOf"][1]["maxItems"] == 10
+    assert schemas["OpenAIEmbeddingsRequest"]["properties"]["dimensions"]["enum"] == [8, None]
+    assert schemas["EmbedRequest"]["additionalProperties"] is False
+
+
+def test_every_error_of_the_code_is_described(description):
+    sources = "\n".join(path.read_text() for path in (ROOT / "embedding_api").glob("*.py"))
+    raised = set(re.findall(r'(?:ApiError\(\s*|code ?= ?|_unauthorized\()"(\w+)"', sources))
+    assert len(raised) > 15
+    assert raised <= set(CODES)
+    responses = description["components"]["responses"]
+    for code, (status, _) in CODES.items():
+        [content] = responses[str(status)]["content"].values()
+        assert content["examples"][code]["value"]["error"]["code"] == code
+
+
+def test_keys_are_described_where_they_are_set(settings, description):
+    assert "securitySchemes" not in description["components"]
+    client = create_app(dataclasses.replace(settings, api_keys=("k" * 16,)), tiny_encoder()).test_client()
+    paths = client.get("/openapi.json").json["paths"]
+    assert paths["/embed"]["post"]["security"] == [{"key": []}]
+    assert "401" in paths["/embed"]["post"]["responses"]
+    assert "security" not in paths["/health"]["get"]
+
+
+def test_the_page_needs_nothing_from_elsewhere(client):
+    page = client.get("/docs")
+    assert page.content_type.startswith("text/html")
+    needed = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(needed) == 5
+    for path in needed:
+        # As seen from /docs, and without the host, so that it works behind a proxy's prefix.
+        assert not path.startswith(("/", "http"))
+        with client.get("/" + path) as answer:
+            assert answer.status_code == 200
+            assert answer.data
+            assert path == "openapi.json" or answer.headers["Cache-Control"] == "public, max-age=31536000"
+
+
+def test_only_the_files_of_the_page_are_served(client):
+    assert client.get("/docs/x/LICENSE").status_code == 404

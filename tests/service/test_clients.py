@@ -1,0 +1,193 @@
+"""The packages that people have already, against the real service; and the code that docs/clients.md shows of them."""
+
+import asyncio
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import openai
+import pytest
+
+from tests.support.server import ROOT, Server, wait_until
+from tests.support.tiny import text_taking
+
+PYTHON = ROOT / ".venv-clients" / "bin" / "python"
+DOCUMENT = (ROOT / "docs" / "clients.md").read_text()
+README = (ROOT / "README.md").read_text()
+URL = "http://127.0.0.1:7860"
+TEXTS = ["A cat sat on the mat.", "Stocks fell on Monday."]
+QUERY = "where did the cat sit?"
+KEY = "k" * 20
+
+
+@pytest.fixture(scope="module")
+def client(service):
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def embeddings(service):
+    """A function that gives the vectors of /embed."""
+    return lambda texts, **fields: service.embed(texts, **fields).json["embeddings"]
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory):
+    """A service without the model, with a key, one worker, room for one large request, and only its own name."""
+    environment = {
+        "WEB_CONCURRENCY": "1",
+        "EMBEDDING_MAX_WAITING": "1",
+        "EMBEDDING_API_KEYS": KEY,
+        "EMBEDDING_METRICS": "open",
+        "EMBEDDING_ACCEPT_MODELS": "served",
+    }
+    with Server(environment, tmp_path_factory.mktemp("strict"), ["gunicorn", "tests.support.slow_wsgi:app"]) as server:
+        yield server
+
+
+def vectors(reply):
+    assert [item.index for item in reply.data] == list(range(len(reply.data)))
+    return [item.embedding for item in reply.data]
+
+
+@pytest.mark.parametrize("format", [openai.omit, "float", "base64"])
+def test_openai_gets_the_vectors_of_embed(client, embeddings, service, format):
+    reply = client.embeddings.create(model="text-embedding-3-small", input=TEXTS, encoding_format=format)
+    ours = vectors(reply)
+    if format == "base64":
+        # The package decodes what it has asked for by itself, and hands on what it was told to ask for.
+        ours = [np.frombuffer(base64.b64decode(vector), "<f4") for vector in ours]
+    assert np.array_equal(np.float32(ours), np.float32(embeddings(TEXTS)))
+    assert reply.model == service.get("/health").json["model"]
+    assert reply.usage.prompt_tokens == reply.usage.total_tokens == int(service.embed(TEXTS).headers["X-Tokens"])
+
+
+def test_openai_queries(client, embeddings):
+    reply = client.embeddings.create(model="any", input=QUERY, extra_body={"input_type": "query"})
+    assert np.array_equal(np.float32(vectors(reply)), np.float32(embeddings(QUERY, is_query=True)))
+
+
+def test_openai_async(service, embeddings):
+    async def ask():
+        async with openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key="none") as client:
+            return await asyncio.gather(*(client.embeddings.create(model="any", input=text) for text in TEXTS))
+
+    replies = asyncio.run(ask())
+    for reply, expected in zip(replies, embeddings(TEXTS), strict=True):
+        assert vectors(reply)[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_openai_with_as_many_texts_as_it_takes(client, embeddings):
+    texts = [f"text {number % 300}" for number in range(2048)]
+    reply = client.embeddings.create(model="any", input=texts)
+    assert np.array_equal(np.float32(vectors(reply)), np.float32(embeddings(texts)))
+
+
+def test_openai_lists_the_model(client, service):
+    name = service.get("/health").json["model"]
+    assert [model.id for model in client.models.list()] == [name]
+    assert client.models.retrieve(name).id == name
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("gpt-4")
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "code", "param"),
+    [
+        ({"input": [[1, 2]]}, openai.BadRequestError, "token_ids", "input"),
+        ({"dimensions": 256}, openai.UnprocessableEntityError, "invalid_fields", "dimensions"),
+        ({"input": ["a", ""]}, openai.UnprocessableEntityError, "invalid_fields", "input[1]"),
+        ({"extra_body": {"truncat": True}}, openai.UnprocessableEntityError, "invalid_fields", "truncat"),
+        ({"input": ["a " * 500] * 1000}, openai.APIStatusError, "too_many_tokens", "input"),
+    ],
+)
+def test_openai_raises_the_right_errors(client, fields, error, code, param):
+    with pytest.raises(error) as raised:
+        client.embeddings.create(**{"model": "any", "input": "a"} | fields)
+    assert (raised.value.code, raised.value.param) == (code, param)
+    assert raised.value.type == "invalid_request_error"
+    assert raised.value.body["message"] in str(raised.value)
+
+
+def test_openai_keys_and_names(strict):
+    with (
+        openai.OpenAI(base_url=f"{strict.url}/v1", api_key="wrong", max_retries=0) as wrong,
+        openai.OpenAI(base_url=f"{strict.url}/v1", api_key=KEY, max_retries=0) as right,
+    ):
+        with pytest.raises(openai.AuthenticationError) as raised:
+            wrong.embeddings.create(model="tiny", input="a")
+        assert raised.value.code == "invalid_api_key"
+        assert len(vectors(right.embeddings.create(model="tiny", input="a"))) == 1
+        with pytest.raises(openai.NotFoundError) as raised:
+            right.embeddings.create(model="text-embedding-3-small", input="a")
+        assert raised.value.code == "model_not_found"
+
+
+def test_openai_tries_again_when_there_is_room(strict):
+    with (
+        openai.OpenAI(base_url=f"{strict.url}/v1", api_key=KEY, max_retries=0) as once,
+        openai.OpenAI(base_url=f"{strict.url}/v1", api_key=KEY, max_retries=10) as patient,
+        ThreadPoolExecutor(2) as pool,
+    ):
+
+        def ask(client, text):
+            return client.embeddings.create(model="tiny", input=text)
+
+        slow = pool.submit(ask, once, text_taking(3))
+        wait_until(lambda: strict.metrics()["embedding_requests_waiting"] == 1)
+        with pytest.raises(openai.InternalServerError) as raised:
+            ask(once, text_taking(0.25))
+        assert raised.value.status_code == 503
+        assert int(raised.value.response.headers["Retry-After"]) >= 1
+        assert len(vectors(ask(patient, text_taking(0.25)))) == 1
+        assert len(vectors(slow.result())) == 1
+
+
+def blocks(language):
+    """The blocks of code in the documents that talk to the service, by what they are about."""
+    return [
+        pytest.param(block, id=title)
+        for title, section in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", DOCUMENT + README, re.MULTILINE | re.DOTALL)
+        for block in re.findall(rf"^```{language}\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+        if URL in block and "make serve" not in block
+    ]
+
+
+def run(command, code, service):
+    environment = os.environ | {"HAYSTACK_TELEMETRY_ENABLED": "False"}
+    done = subprocess.run(
+        [*command, code.replace(URL, service.url)], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not PYTHON.exists(), reason="needs the packages of requirements-clients.txt: make test has them")
+@pytest.mark.bge
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_of_the_documents(service, embeddings, block):
+    output = run([PYTHON, "-c"], block + "\nimport json; print(); print(json.dumps([vectors, query]))", service)
+    vectors, query = json.loads(output.splitlines()[-1])
+    assert np.abs(np.subtract(vectors, embeddings(TEXTS))).max() < 1e-6
+    assert np.abs(np.subtract(query, embeddings(QUERY, is_query=True)[0])).max() < 1e-6
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js")
+@pytest.mark.parametrize("block", blocks("js"))
+def test_javascript_of_the_documents(service, block):
+    assert run(["node", "--input-type=module", "--eval"], block, service) == "2 vectors of 384\n"
+
+
+@pytest.mark.parametrize("block", blocks("sh"))
+def test_shell_of_the_documents(service, block):
+    calls = block.count("curl ")
+    output = run(["sh", "-c"], block.replace("curl ", "echo; curl -sf "), service)
+    answers = [json.loads(line) for line in output.splitlines() if line]
+    assert len(answers) == calls > 0
+    assert all("model" in answer for answer in answers)
