@@ -13,7 +13,7 @@ _request_schema = EmbedRequest()
 
 
 @blueprint.post("/embed")
-@operation("Turn texts into vectors", request=EmbedRequest, response=EmbedResponse, counts=True)
+@operation("Turn texts into vectors", request=EmbedRequest, response=EmbedResponse, reports_usage=True)
 def embed():
     payload = load_payload(_request_schema)
     encoder = current_app.extensions["encoder"]

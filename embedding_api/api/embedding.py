@@ -4,7 +4,7 @@ from time import perf_counter
 
 from flask import current_app, g, request
 
-from embedding_api.api.fields import MAX_NAMED
+from embedding_api.api.fields import MAX_REPORTED
 from embedding_api.api.request_body import invalid_fields
 from embedding_api.encoder import TooManyTokens
 from embedding_api.errors import ApiError
@@ -33,7 +33,7 @@ def tokenize(texts, *, name="texts[{}]", is_query=False, truncate=True, whole=Fa
     if tokens.truncated and not truncate:
         most = f"the model's {encoder.max_length} tokens"
         message = f"Has more than {most}. Shorten it, or leave out 'truncate' to have it cut."
-        details = [{"param": name.format(index), "message": message} for index in tokens.truncated[:MAX_NAMED]]
+        details = [{"param": name.format(index), "message": message} for index in tokens.truncated[:MAX_REPORTED]]
         raise invalid_fields(details, code="text_too_long")
     return tokens
 
@@ -62,7 +62,7 @@ def respond(tokens, **fields):
     response.headers["X-Truncated"] = str(len(tokens.truncated))
     if tokens.truncated:
         # Proxies give all headers together 4 KB as a rule: the first texts stand for the rest.
-        response.headers["X-Truncated-Texts"] = ",".join(map(str, tokens.truncated[:MAX_NAMED]))
+        response.headers["X-Truncated-Texts"] = ",".join(map(str, tokens.truncated[:MAX_REPORTED]))
     figures = g.figures
     timing = [f"{name};dur={figures.get(f'{name}_ms', 0)}" for name in ("queue", "tokenize", "encode")]
     response.headers["Server-Timing"] = ", ".join(timing)

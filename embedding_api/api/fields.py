@@ -4,7 +4,7 @@ from flask import current_app
 from marshmallow import ValidationError, fields, validate
 
 # A request can hold thousands of wrong texts; so many are named.
-MAX_NAMED = 20
+MAX_REPORTED = 20
 
 # What str.strip() leaves nothing of is blank.
 # To JavaScript, whose regular expressions these are, white space is a little less, and the byte order mark is some.
@@ -69,7 +69,7 @@ class Texts(fields.Field):
         for index, text in enumerate(value):
             if mistake := _mistake(text):
                 mistakes[index] = [mistake]
-            if len(mistakes) == MAX_NAMED:
+            if len(mistakes) == MAX_REPORTED:
                 break
         if mistakes:
             raise ValidationError(mistakes)

@@ -19,7 +19,7 @@ def health():
 def ready():
     if current_app.extensions["server"].stopping:
         raise stopping()
-    if not current_app.extensions["encoder"].is_sane():
+    if not current_app.extensions["encoder"].passes_self_test():
         message = "The model no longer gives the vectors it gave at the start. Restart the service."
         raise ApiError("not_ready", message, headers=[("Retry-After", "5")])
     return {"status": "ready"}

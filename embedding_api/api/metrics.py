@@ -16,7 +16,7 @@ _ATTEMPTS = 10
 
 
 @blueprint.get("/metrics", endpoint="metrics")
-@operation("Figures for Prometheus", kind="text/plain")
+@operation("Figures for Prometheus", content_type="text/plain")
 def show():
     encoder, server = current_app.extensions["encoder"], current_app.extensions["server"]
     metrics.set_waiting(server.waiting)

@@ -28,7 +28,7 @@ _loaded = int(time.time())
     request=OpenAIEmbeddingsRequest,
     response=OpenAIEmbeddingsResponse,
     errors=(404,),
-    counts=True,
+    reports_usage=True,
 )
 def create_embeddings():
     payload = load_payload(_request_schema)

@@ -77,7 +77,7 @@ class OpenAIEmbeddingsRequest(StrictSchema):
         load_default=True, allow_none=True, metadata={"description": f"{TRUNCATE} Not in OpenAI's API."}
     )
 
-    def look_at(self, body):
+    def check_raw(self, body):
         # Some documents as token ids are more values than a body may hold.
         if _TOKEN_IDS.search(body):
             raise token_ids()

@@ -50,7 +50,7 @@ def openapi():
 
 
 @blueprint.get("/docs")
-@operation("A page to try it on", kind="text/html")
+@operation("A page to try it on", content_type="text/html")
 def page():
     return render("docs.html", swagger=_VERSION)
 
@@ -103,9 +103,9 @@ def _operation(view, keyed):
         "description": "Done.",
         "headers": {
             name: _header(name, required=name != "X-Truncated-Texts")
-            for name in (_HEADERS if about["counts"] else _ALWAYS)
+            for name in (_HEADERS if about["reports_usage"] else _ALWAYS)
         },
-        "content": _content(about["kind"], about["response"]),
+        "content": _content(about["content_type"], about["response"]),
     }
     return described | {"responses": {"200": success, **{str(status): str(status) for status in sorted(statuses)}}}
 
@@ -124,10 +124,15 @@ def _error(status):
     }
 
 
-def _content(kind, schema):
+def _content(content_type, schema):
     if schema is None:
-        return {kind: {}}
-    return {kind: {"schema": schema, "examples": {name: {"value": value} for name, value in schema.examples.items()}}}
+        return {content_type: {}}
+    return {
+        content_type: {
+            "schema": schema,
+            "examples": {name: {"value": value} for name, value in schema.examples.items()},
+        }
+    }
 
 
 def _header(name, required=True):

@@ -1,15 +1,23 @@
 """What the API's description says of a view, beside it."""
 
 
-def operation(summary, request=None, response=None, errors=(), kind="application/json", parameters=None, counts=False):
+def operation(
+    summary,
+    request=None,
+    response=None,
+    errors=(),
+    content_type="application/json",
+    parameters=None,
+    reports_usage=False,
+):
     """A decorator that describes a view.
 
     Args:
         request: the schema of its body, if it takes one.
         response: the schema of what it answers with, if that is JSON of one kind.
         errors: statuses of errors beyond those of any request.
-        kind: the content type of what it answers.
-        counts: whether headers tell what was computed.
+        content_type: the content type of what it answers.
+        reports_usage: whether headers tell what was computed.
         parameters: for each parameter in its path, what makes its JSON schema.
     """
 
@@ -19,9 +27,9 @@ def operation(summary, request=None, response=None, errors=(), kind="application
             "request": request,
             "response": response,
             "errors": errors,
-            "kind": kind,
+            "content_type": content_type,
             "parameters": parameters or {},
-            "counts": counts,
+            "reports_usage": reports_usage,
         }
         return view
 

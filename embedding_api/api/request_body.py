@@ -7,7 +7,7 @@ import orjson
 from flask import current_app, request
 from marshmallow import ValidationError
 
-from embedding_api.api.fields import MAX_NAMED
+from embedding_api.api.fields import MAX_REPORTED
 from embedding_api.errors import ApiError, ClientGone
 
 # Bytes that are looked at between two heartbeats. It takes 1 ms, or 8 ms if all of them are quotes.
@@ -30,7 +30,7 @@ def load_payload(schema):
     try:
         return schema.load(data)
     except ValidationError as error:
-        messages = islice(_flatten(error.messages), MAX_NAMED)
+        messages = islice(_flatten(error.messages), MAX_REPORTED)
         raise invalid_fields([{"param": param, "message": message} for param, message in messages]) from None
 
 
@@ -85,7 +85,7 @@ def _parse(body, schema):
     tokens, keys = _count(body, most)
     # Checked before parsing: 8 MB of "[],[],…" would become hundreds of MB of Python objects.
     if tokens > most:
-        schema.look_at(body)
+        schema.check_raw(body)
         message = f"The body holds far too many values: one request takes at most {max_texts} texts. Send several."
         raise invalid_fields([{"param": None, "message": message}])
     try:

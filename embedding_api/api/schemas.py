@@ -7,7 +7,7 @@ from math import isqrt
 import orjson
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
 
-from embedding_api.api.fields import MAX_NAMED, PerTextOrPair, StrictBoolean, Text, Texts, dimension, max_texts
+from embedding_api.api.fields import MAX_REPORTED, PerTextOrPair, StrictBoolean, Text, Texts, dimension, max_texts
 from embedding_api.encoder.model_files import DEFAULT_MODEL
 
 
@@ -24,12 +24,12 @@ class StrictSchema(Schema):
     def example_json(self):
         return orjson.dumps(next(iter(self.examples.values()))).decode()
 
-    def look_at(self, body):
+    def check_raw(self, body):
         """Find a better error for a body, as bytes, that holds too many values to parse them."""
 
     def handle_error(self, error, data, **kwargs):
         if isinstance(data, dict):
-            names = islice((name for name in data if name not in self.fields), MAX_NAMED)
+            names = islice((name for name in data if name not in self.fields), MAX_REPORTED)
             unknown = {name: [self._unknown(name)] for name in names}
             # First, because a misspelt field is why another one is missing.
             error.messages = unknown | {name: error.messages[name] for name in error.messages if name not in unknown}

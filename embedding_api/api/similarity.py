@@ -17,7 +17,7 @@ DECIMALS = 6
 
 
 @blueprint.post("/similarity")
-@operation("Compare texts with a query, or with each other", SimilarityRequest, SimilarityResponse, counts=True)
+@operation("Compare texts with a query, or with each other", SimilarityRequest, SimilarityResponse, reports_usage=True)
 def similarity():
     payload = load_payload(_request_schema)
     truncate, has_query = payload["truncate"], "query" in payload

@@ -16,7 +16,7 @@ EMBEDDING = "embedding"
 
 
 @dataclass
-class Totals:
+class WindowStats:
     """What a run has seen.
 
     Attributes:
@@ -32,7 +32,7 @@ class Totals:
     without_text: int = 0
 
     def __add__(self, other):
-        return Totals(*(getattr(self, name) + getattr(other, name) for name in vars(self)))
+        return WindowStats(*(getattr(self, name) + getattr(other, name) for name in vars(self)))
 
 
 def check_output(output):
@@ -65,7 +65,7 @@ def finished(output):
     return {int(path.stem) for path in parts_folder(output).glob("*.arrow")}
 
 
-class Parts:
+class Checkpoint:
     """The finished windows of a run. A part is there in whole or not at all, whenever the process or the machine ends.
 
     Args:
@@ -124,7 +124,7 @@ class Parts:
         return ", ".join(f"{name} {run.get(name)!r} instead of {self._run[name]!r}" for name in different)
 
     def done(self, window):
-        """The `Totals` of a window that has its part, or None.
+        """The `WindowStats` of a window that has its part, or None.
 
         Raises:
             BulkError: the part is of other rows.
@@ -140,7 +140,7 @@ class Parts:
                 f"The rows of {name} from {first} on are not those that {self._folder} was begun with: bring them back,"
                 " or delete the folder."
             )
-        return Totals(**noted)
+        return WindowStats(**noted)
 
     def write(self, window, vectors, totals):
         """Keep a window with its vectors, of shape (rows, dimension); rows without text have null."""

@@ -70,19 +70,19 @@ def embed(inputs, output, column, format, query, no_normalize, dtype, strict, wo
         settings = Settings.from_env()
         directory = find_model(settings)
         encoder = load_encoder(settings)
-        how = {"is_query": query, "normalize": not no_normalize}
+        options = {"is_query": query, "normalize": not no_normalize}
         if engine == "ray":
             from embedding_api.bulk import ray_cluster
 
             where = {"inputs": sources, "output": output, "address": address, "workers": workers}
             where |= {"dimension": encoder.dimension}
-            encode = partial(ray_cluster.encode, settings=settings, **where, **how)
+            encode = partial(ray_cluster.encode, settings=settings, **where, **options)
         else:
             from embedding_api.bulk import pool
 
-            encode = partial(pool.encode, encoder=encoder, workers=workers or usable_cores(), **how)
-        description = run.description(encoder, directory, column=column, dtype=dtype, **how)
-        run.embed(sources, output, description, encode, strict=strict, say=partial(click.echo, err=True))
+            encode = partial(pool.encode, encoder=encoder, workers=workers or usable_cores(), **options)
+        description = run.description(encoder, directory, column=column, dtype=dtype, **options)
+        run.embed(sources, output, description, encode, strict=strict, echo=partial(click.echo, err=True))
     except (BulkError, ConfigError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:

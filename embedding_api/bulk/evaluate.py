@@ -142,12 +142,12 @@ def evaluate(folder, split, workers):
     try:
         collection = load(folder, split)
         encoder = load_encoder(Settings.from_env())
-        how = {"encoder": encoder, "workers": workers or usable_cores(), "normalize": True}
-        documents = encode_texts(list(collection.documents.values()), is_query=False, **how)
+        options = {"encoder": encoder, "workers": workers or usable_cores(), "normalize": True}
+        documents = encode_texts(list(collection.documents.values()), is_query=False, **options)
         texts = list(collection.queries.values())
-        queries = {"without instruction": encode_texts(texts, is_query=False, **how)}
+        queries = {"without instruction": encode_texts(texts, is_query=False, **options)}
         if encoder.query_prompt:
-            queries["with instruction"] = encode_texts(texts, is_query=True, **how)
+            queries["with instruction"] = encode_texts(texts, is_query=True, **options)
     except (BulkError, CollectionError, ConfigError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(

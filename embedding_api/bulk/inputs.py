@@ -111,7 +111,7 @@ class Inputs:
         numbers = count()
         for index, (path, format) in enumerate(self._files):
             row = 1
-            with _told(path), closing(_Source(path, self._directory)) as source:
+            with _as_bulk_error(path), closing(_Source(path, self._directory)) as source:
                 for table, texts in _READERS[format](source, self._column):
                     yield Window(next(numbers), table, texts, (source.name, row), self._fraction(index, source))
                     row += len(texts)
@@ -146,12 +146,12 @@ class _Source:
 
 
 @contextmanager
-def _told(path):
+def _as_bulk_error(path):
     """Turn what goes wrong with a file into one sentence, which never has a text in it."""
     name = "Standard input" if path == STDIN else path
     try:
         yield
-    except _Damaged as error:
+    except _InputError as error:
         raise BulkError(f"{name} {error}.") from None
     except UnicodeDecodeError:
         raise BulkError(f"{name} is not text in UTF-8: convert it, for example with iconv.") from None
@@ -162,7 +162,7 @@ def _told(path):
         raise BulkError(f"{name} is damaged, or not of the format that its name or --format says.") from error
 
 
-class _Damaged(Exception):
+class _InputError(Exception):
     """Completes a sentence that begins with the file's name."""
 
 
@@ -197,7 +197,7 @@ def _lines(source):
     while line := source.stream.readline(MOST_LINE_BYTES):
         number += 1
         if len(line) == MOST_LINE_BYTES:
-            raise _Damaged(f"has a line of more than {MOST_LINE_BYTES >> 20} MB, line {number}: split it")
+            raise _InputError(f"has a line of more than {MOST_LINE_BYTES >> 20} MB, line {number}: split it")
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
         yield number, line
@@ -218,7 +218,7 @@ def _windows(rows):
 
 def _read_text(source, column):
     if column != "text":
-        raise _Damaged("is plain text, which has no columns: leave --column out")
+        raise _InputError("is plain text, which has no columns: leave --column out")
     for texts in _windows((line.decode().rstrip("\r\n"), len(line)) for _, line in _lines(source)):
         yield pa.table({"text": pa.array(texts)}), [_text(text) for text in texts]
 
@@ -234,7 +234,7 @@ def _read_jsonl(source, column):
             names = dict.fromkeys([*names, column])
             table = pa.table({name: _array([row.get(name) for row in rows]) for name in names})
         except orjson.JSONEncodeError:
-            raise _Damaged("has values that are nested too deeply") from None
+            raise _InputError("has values that are nested too deeply") from None
         yield table, [_text(row.get(column)) for row in rows]
 
 
@@ -242,9 +242,9 @@ def _object(number, line):
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError:
-        raise _Damaged(f"has no valid JSON in line {number}: mend the line or remove it") from None
+        raise _InputError(f"has no valid JSON in line {number}: mend the line or remove it") from None
     if not isinstance(row, dict):
-        raise _Damaged(f"has something else than a JSON object in line {number}: mend the line or remove it")
+        raise _InputError(f"has something else than a JSON object in line {number}: mend the line or remove it")
     return row
 
 
@@ -287,14 +287,16 @@ def _read_csv(source, column, delimiter=","):
     try:
         names = next(reader, [])
         if len(set(names)) < len(names):
-            raise _Damaged("names a column twice in its first line: rename one")
+            raise _InputError("names a column twice in its first line: rename one")
         if column not in names:
             raise _no_column(column, names)
         for rows in _windows(_csv_rows(reader, len(names))):
             table = pa.table([pa.array(values, pa.string()) for values in zip(*rows, strict=True)], names=names)
             yield table, [_text(row[names.index(column)]) for row in rows]
     except csv.Error as error:
-        raise _Damaged(f"has no valid CSV in the row that ends in line {reader.line_num} ({error}): mend it") from None
+        raise _InputError(
+            f"has no valid CSV in the row that ends in line {reader.line_num} ({error}): mend it"
+        ) from None
 
 
 def _csv_rows(reader, width):
@@ -302,7 +304,7 @@ def _csv_rows(reader, width):
     for row in filter(None, reader):
         if len(row) != width:
             row_has = f"{len(row)} in the row that ends in line {reader.line_num}"
-            raise _Damaged(f"has {width} columns, but {row_has}: mend it")
+            raise _InputError(f"has {width} columns, but {row_has}: mend it")
         yield row, sum(map(len, row))
 
 
@@ -312,7 +314,7 @@ def _read_parquet(source, column):
     with pa.parquet.ParquetFile(source.stream, page_checksum_verification=True, **in_pages) as file:
         names = file.schema_arrow.names
         if len(set(names)) < len(names):
-            raise _Damaged("names a column twice: rename one")
+            raise _InputError("names a column twice: rename one")
         if column not in names:
             raise _no_column(column, names)
         rows = 0
@@ -325,7 +327,7 @@ def _read_parquet(source, column):
 def _slices(table, column):
     kind = table.schema.field(column).type
     if not _is_text(kind.value_type if pa.types.is_dictionary(kind) else kind):
-        raise _Damaged(f"has no text in column {column!r}, but {kind}: name another with --column")
+        raise _InputError(f"has no text in column {column!r}, but {kind}: name another with --column")
     for start in range(0, len(table), WINDOW_ROWS):
         rows = table.slice(start, WINDOW_ROWS)
         yield rows, [_text(value) for value in rows.column(column).to_pylist()]
@@ -338,7 +340,7 @@ def _is_text(kind):
 
 
 def _no_column(column, names):
-    return _Damaged(f"has no column {column!r}, but {', '.join(map(repr, names)) or 'none'}: name one with --column")
+    return _InputError(f"has no column {column!r}, but {', '.join(map(repr, names)) or 'none'}: name one with --column")
 
 
 _READERS = {

@@ -6,7 +6,7 @@ from contextlib import closing
 import numpy as np
 
 from embedding_api.bulk import BulkError
-from embedding_api.bulk.checkpoint import Totals
+from embedding_api.bulk.checkpoint import WindowStats
 from embedding_api.bulk.inputs import WINDOW_ROWS, Window
 from embedding_api.bulk.progress import Progress
 from embedding_api.encoder.compute_threads import ComputeThreads
@@ -26,7 +26,8 @@ def encode(windows, progress, *, encoder, workers, is_query, normalize):
         progress: the `Progress` that is told of each window and each micro-batch.
 
     Yields:
-        each window, its vectors, float32 of shape (rows, dimension) with NaN where there is no text, and its `Totals`.
+        each window, its vectors, float32 of shape (rows, dimension) with NaN where there is no text, and its
+            `WindowStats`.
 
     Raises:
         BulkError: what `windows` raised, after the windows before.
@@ -39,7 +40,7 @@ def encode(windows, progress, *, encoder, workers, is_query, normalize):
         threads.shutdown(cancel_futures=True)
 
 
-def encode_texts(texts, **how):
+def encode_texts(texts, **options):
     """The vectors of texts, of shape (texts, dimension); the arguments are those of `encode`."""
     starts = range(0, len(texts), WINDOW_ROWS)
     windows = (
@@ -47,7 +48,7 @@ def encode_texts(texts, **how):
         for index, start in enumerate(starts)
     )
     with closing(Progress()) as progress:
-        return np.concatenate([vectors for _, vectors, _ in encode(windows, progress, **how)])
+        return np.concatenate([vectors for _, vectors, _ in encode(windows, progress, **options)])
 
 
 def _encode(windows, encoder, threads, enough, is_query, normalize, progress):
@@ -84,7 +85,7 @@ class _Job:
         self.window = window
         self._rows = np.array(window.with_text, dtype=int)
         tokenized = encoder.tokenize([window.texts[row] for row in window.with_text], is_query=is_query)
-        self.totals = Totals(
+        self.totals = WindowStats(
             rows=len(window.texts),
             tokens=tokenized.count,
             truncated=len(tokenized.truncated),

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedding_api.bulk import BulkError
-from embedding_api.bulk.checkpoint import Totals, finished
+from embedding_api.bulk.checkpoint import WindowStats, finished
 
 # Before ray is imported: it would otherwise send statistics of use to its makers.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -186,7 +186,7 @@ class _Job:
 
     def __init__(self, window, dimension):
         self.window = window
-        self._totals = Totals(rows=len(window.texts), without_text=len(window.texts) - len(window.with_text))
+        self._totals = WindowStats(rows=len(window.texts), without_text=len(window.texts) - len(window.with_text))
         self._vectors = np.full((len(window.texts), dimension), np.nan, dtype=np.float32)
         self.missing = len(window.with_text)
 
@@ -195,7 +195,7 @@ class _Job:
             raise _changed()
         rows = piece["rows"]
         self._vectors[rows] = np.frombuffer(piece["vectors"], dtype=np.float32).reshape(len(rows), -1)
-        self._totals += Totals(tokens=piece["tokens"], truncated=piece["truncated"])
+        self._totals += WindowStats(tokens=piece["tokens"], truncated=piece["truncated"])
         self.missing -= len(rows)
         progress.advance(len(rows), piece["tokens"])
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 import embedding_api
 from embedding_api.bulk import BulkError
-from embedding_api.bulk.checkpoint import EMBEDDING, Parts, Totals, finished, parts_folder
+from embedding_api.bulk.checkpoint import EMBEDDING, Checkpoint, WindowStats, finished, parts_folder
 from embedding_api.bulk.outputs import check_format
 from embedding_api.bulk.progress import Progress
 
@@ -35,7 +35,7 @@ def description(encoder, directory, *, column, is_query, normalize, dtype):
     }
 
 
-def embed(inputs, output, description, encode, *, strict, say):
+def embed(inputs, output, description, encode, *, strict, echo):
     """Embed what has not been embedded before, and make the output of all.
 
     Args:
@@ -44,13 +44,13 @@ def embed(inputs, output, description, encode, *, strict, say):
         description: see the function of that name.
         encode: what computes, a function of windows and a `Progress`, such as `pool.encode`.
         strict: whether a row without text ends the run.
-        say: called with each sentence that people are to read.
+        echo: called with each sentence that people are to read.
 
     Raises:
         BulkError: something is wrong with the inputs, the parts, the disk or the processes.
     """
-    totals, without_text = Totals(), []
-    with Parts(output, description) as parts, closing(Progress()) as progress:
+    totals, without_text = WindowStats(), []
+    with Checkpoint(output, description) as checkpoint, closing(Progress()) as progress:
 
         def to_do():
             nonlocal totals
@@ -61,35 +61,37 @@ def embed(inputs, output, description, encode, *, strict, say):
                 if names and strict:
                     raise BulkError(f"{names[0]} has no text (it is null, blank, or not text), and --strict is set.")
                 without_text.extend(names[: _MOST_NAMED - len(without_text)])
-                if done := parts.done(window):
+                if done := checkpoint.done(window):
                     totals += done
                     progress.skip(window, done)
                 else:
                     yield window
 
-        for window, vectors, own in encode(to_do(), progress):
-            parts.write(window, vectors.astype(description["dtype"]), own)
-            totals += own
+        for window, vectors, stats in encode(to_do(), progress):
+            checkpoint.write(window, vectors.astype(description["dtype"]), stats)
+            totals += stats
         if not totals.rows and not finished(output):
-            parts.remove()
+            checkpoint.remove()
             raise BulkError("The input has no rows.")
-        parts.check(totals.rows)
+        checkpoint.check(totals.rows)
         metadata = {f"embedding_api.{name}": str(value) for name, value in description.items()}
         write = check_format(output)
         try:
-            parts.replace("output", lambda file: write(file, parts.tables, parts.schemas(), metadata), output)
+            checkpoint.replace(
+                "output", lambda file: write(file, checkpoint.tables, checkpoint.schemas(), metadata), output
+            )
         except (pa.ArrowException, orjson.JSONEncodeError, OverflowError, ValueError) as error:
             others = parts_folder(output.with_suffix(".npy"))
             raise BulkError(
                 f"{output} cannot hold a column of the input ({type(error).__name__}): rename {parts_folder(output)} to"
                 f" {others}, and start again with the output {output.with_suffix('.npy')}."
             ) from error
-        parts.remove()
-    say(f"{output}: {totals.rows:,} rows, {totals.tokens:,} tokens; {progress.summary()}.")
+        checkpoint.remove()
+    echo(f"{output}: {totals.rows:,} rows, {totals.tokens:,} tokens; {progress.summary()}.")
     if totals.truncated:
-        say(f"Texts longer than the model reads, embedded without their end: {totals.truncated:,}.")
+        echo(f"Texts longer than the model reads, embedded without their end: {totals.truncated:,}.")
     if totals.without_text:
         named = ", ".join(without_text) + (" …" if totals.without_text > len(without_text) else "")
-        say(
+        echo(
             f"Rows without text (null, blank, or not text), whose embedding is null: {totals.without_text:,} ({named})."
         )

@@ -7,9 +7,9 @@ import numpy as np
 from embedding_api.encoder.compute_threads import ComputeThreads
 
 # What a healthy model is known by, and how long that is believed: probes come from several places, and may be many.
-CANARY = "a"
-CANARY_SECONDS = 1
-CANARY_TOLERANCE = 0.01
+SELF_TEST = "a"
+SELF_TEST_SECONDS = 1
+SELF_TEST_TOLERANCE = 0.01
 
 # Tokens that are worth a thread of their own: with fewer it waits for weights rather than computes.
 LEAST_TOKENS = 24
@@ -41,10 +41,10 @@ class Encoder:
         self._engine = engine
         self.micro_batch_tokens = engine.micro_batch_tokens
         self.max_length = tokenizer.max_length
-        self._canary = tokenizer([CANARY]).ids
-        self._canary_vector = engine.forward(self._canary)
-        self._canary_lived = None
-        self.dimension = self._canary_vector.shape[1]
+        self._self_test_ids = tokenizer([SELF_TEST]).ids
+        self._self_test_vector = engine.forward(self._self_test_ids)
+        self._self_test_passed = None
+        self.dimension = self._self_test_vector.shape[1]
         self.heartbeat = _do_nothing
         self._threads = ComputeThreads()
         self._compute = self.compute
@@ -72,20 +72,20 @@ class Encoder:
         self._compute = compute or self._compute
         # No request shall pay for the first touch of the weights. And PyTorch makes its thread pool anew at its first
         # use after a fork: of two threads that do so at once, one fails.
-        self._engine.forward(self._canary)
+        self._engine.forward(self._self_test_ids)
 
-    def is_sane(self):
+    def passes_self_test(self):
         """Whether a known text still gets the vector it got when the model was loaded, at most a second ago.
 
         It computes at once, also where others share a forward pass.
         """
         now = time.monotonic()
-        if self._canary_lived is None or now - self._canary_lived > CANARY_SECONDS:
-            difference = np.abs(self._engine.forward(self._canary) - self._canary_vector).max()
+        if self._self_test_passed is None or now - self._self_test_passed > SELF_TEST_SECONDS:
+            difference = np.abs(self._engine.forward(self._self_test_ids) - self._self_test_vector).max()
             # Written so that it is false for a NaN.
-            if not difference <= CANARY_TOLERANCE * np.abs(self._canary_vector).max():
+            if not difference <= SELF_TEST_TOLERANCE * np.abs(self._self_test_vector).max():
                 return False
-            self._canary_lived = now
+            self._self_test_passed = now
         return True
 
     def tokenize(self, texts, *, is_query=False, max_tokens=None, whole=False):

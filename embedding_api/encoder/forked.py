@@ -9,7 +9,7 @@ import traceback
 from embedding_api.errors import ConfigError
 
 
-def in_child(function, *arguments):
+def run_forked(function, *arguments):
     """What a function returns in a forked child, with which everything goes that it has imported and allocated.
 
     It comes back as pickle copies it. The child logs as this process does.

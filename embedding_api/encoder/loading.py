@@ -40,12 +40,12 @@ def load_encoder(settings):
     if missing:
         # sentence-transformers would make up some missing parts, and the vectors would be silently wrong.
         raise ConfigError(f"{directory} has no {missing}: set EMBEDDING_MODEL to a sentence-transformers model.")
-    with _told_in_one_sentence(directory):
+    with _as_config_error(directory):
         return _load(settings, directory)
 
 
 @contextmanager
-def _told_in_one_sentence(directory):
+def _as_config_error(directory):
     try:
         yield
     except ConfigError:
@@ -66,9 +66,9 @@ def _load(settings, directory):
     from embedding_api.encoder.kernel import library
     from embedding_api.encoder.tokenizer import Tokenizer
 
-    source, engine = _source_and_engine(settings, directory)
-    tokenizer = Tokenizer(Backend.from_str(source.tokenizer), source.max_length)
-    prompt = query_prompt(settings, directory, source.prompts)
+    info, engine = _info_and_engine(settings, directory)
+    tokenizer = Tokenizer(Backend.from_str(info.tokenizer), info.max_length)
+    prompt = query_prompt(settings, directory, info.prompts)
     if settings.dtype == "bfloat16" and "avx512_bf16" not in library.usable_instruction_sets():
         _log.warning(
             "EMBEDDING_DTYPE=bfloat16 is slower than float32 on this CPU, but for single short texts, and less exact:"
@@ -77,7 +77,7 @@ def _load(settings, directory):
     return Encoder(model_name(settings), tokenizer, engine, prompt, settings.dtype, revision(directory))
 
 
-def _source_and_engine(settings, directory):
+def _info_and_engine(settings, directory):
     from embedding_api.encoder.kernel.library import KernelUnavailable
 
     try:
@@ -91,19 +91,19 @@ def _source_and_engine(settings, directory):
     from embedding_api.encoder.reference import ReferenceEngine
 
     model = read_model.read(directory, settings.dtype)
-    return read_model.source(model), ReferenceEngine(model)
+    return read_model.model_info(model), ReferenceEngine(model)
 
 
 def _load_kernel(settings, directory):
-    """The model's `Source`, and a `KernelEngine` whose vectors were found to be sentence-transformers'."""
+    """The model's `ModelInfo`, and a `KernelEngine` whose vectors were found to be sentence-transformers'."""
     from embedding_api.encoder.kernel import library
     from embedding_api.encoder.kernel.engine import KernelEngine
     from embedding_api.encoder.kernel.library import KernelUnavailable
 
     shared_object = library.load_library()
-    source, obstacle, weights, examples = _read_in_child(directory)
-    if obstacle:
-        raise KernelUnavailable(obstacle)
+    info, reason, weights, examples = _read_in_child(directory)
+    if reason:
+        raise KernelUnavailable(reason)
     engine = KernelEngine(shared_object, weights, bfloat16=settings.dtype == "bfloat16")
     difference = _difference(engine.forward(examples.ids), examples.vectors)
     # Written so that it is false for a NaN.
@@ -112,7 +112,7 @@ def _load_kernel(settings, directory):
             f"the kernel's vectors ({engine.instruction_set}) differ from sentence-transformers' by {difference:.1e}"
         )
         raise KernelUnavailable(f"{message}, and rounding explains {TOLERANCE[settings.dtype]}; please report it")
-    return source, engine
+    return info, engine
 
 
 def _difference(vectors, expected):
@@ -122,10 +122,10 @@ def _difference(vectors, expected):
 
 def _read_in_child(directory):
     """What `_read` returns, from a process of its own: sentence-transformers would stay in memory."""
-    from embedding_api.encoder.forked import in_child
+    from embedding_api.encoder.forked import run_forked
 
     try:
-        return in_child(_read, directory)
+        return run_forked(_read, directory)
     except ChildProcessError as error:
         raise ConfigError(
             f"{directory} cannot be loaded: the process that reads it has died ({error}); see that there is enough"
@@ -134,12 +134,12 @@ def _read_in_child(directory):
 
 
 def _read(directory):
-    """The model's `Source`, and either why the kernel cannot compute it, or its `BertWeights` and `Examples`."""
-    with _told_in_one_sentence(directory):
+    """The model's `ModelInfo`, and either why the kernel cannot compute it, or its `BertWeights` and `Examples`."""
+    with _as_config_error(directory):
         from embedding_api.encoder import read_model
 
         model = read_model.read(directory, "float32")
-        obstacle = read_model.obstacle(model)
-        if obstacle:
-            return read_model.source(model), obstacle, None, None
-        return read_model.source(model), None, read_model.bert_weights(model), read_model.examples(model)
+        reason = read_model.why_not_kernel(model)
+        if reason:
+            return read_model.model_info(model), reason, None, None
+        return read_model.model_info(model), None, read_model.bert_weights(model), read_model.examples(model)

@@ -11,7 +11,7 @@ from transformers import BertModel
 from transformers.utils.logging import disable_progress_bar
 
 from embedding_api.encoder.reference import ReferenceEngine
-from embedding_api.encoder.weights import BertWeights, Examples, LayerWeights, Source
+from embedding_api.encoder.weights import BertWeights, Examples, LayerWeights, ModelInfo
 from embedding_api.errors import ConfigError
 
 # Of the examples: a word alone, a query, a paragraph. The longest text that the model reads comes last.
@@ -49,15 +49,15 @@ def _check(model, directory):
             raise ConfigError(f"{directory} {reason}, which is not supported: set EMBEDDING_MODEL to another model.")
 
 
-def source(model):
-    """The `Source` of a SentenceTransformer."""
+def model_info(model):
+    """The `ModelInfo` of a SentenceTransformer."""
     # A configuration may promise more tokens than the model has positions.
     lengths = model.max_seq_length, getattr(model[0].model.config, "max_position_embeddings", None)
     tokenizer = model.tokenizer.backend_tokenizer.to_str()
-    return Source(tokenizer, min(length for length in lengths if length), model.prompts)
+    return ModelInfo(tokenizer, min(length for length in lengths if length), model.prompts)
 
 
-def obstacle(model):
+def why_not_kernel(model):
     """Why the kernel cannot compute a SentenceTransformer, in a few words, or None if it can."""
     modules = [module for module in model if not isinstance(module, Normalize)]
     if [type(module) for module in modules] != [Transformer, Pooling]:
@@ -82,7 +82,7 @@ def obstacle(model):
 
 @torch.inference_mode()
 def bert_weights(model):
-    """The `BertWeights` of a SentenceTransformer to which `obstacle` has no objection, as float32."""
+    """The `BertWeights` of a SentenceTransformer to which `why_not_kernel` has no objection, as float32."""
     bert, pooling = model[0].model, model[1]
     embeddings = bert.embeddings
     return BertWeights(
@@ -99,7 +99,7 @@ def bert_weights(model):
 
 def examples(model):
     """`Examples` of what sentence-transformers makes of random token ids."""
-    longest = min(source(model).max_length, 512)
+    longest = min(model_info(model).max_length, 512)
     vocabulary = model[0].model.config.vocab_size
     chance = np.random.default_rng(1)
     lengths = {min(length, longest) for length in (*_EXAMPLE_LENGTHS, longest)}

@@ -6,7 +6,7 @@ from numpy import ndarray
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelInfo:
     """What every engine's model has.
 
     Attributes:

@@ -19,7 +19,7 @@ def test_info_has_what_a_client_must_know(client):
 
 def test_ready_if_a_known_text_gets_its_vector(client, app, monkeypatch):
     assert client.get("/ready").json == {"status": "ready"}
-    monkeypatch.setattr(app.extensions["encoder"], "is_sane", lambda: False)
+    monkeypatch.setattr(app.extensions["encoder"], "passes_self_test", lambda: False)
     reply = client.get("/ready")
     assert (reply.status_code, reply.json["error"]["code"]) == (503, "not_ready")
 

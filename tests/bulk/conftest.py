@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from embedding_api.bulk.checkpoint import Totals
+from embedding_api.bulk.checkpoint import WindowStats
 from embedding_api.bulk.inputs import Window
 from embedding_api.bulk.progress import Progress
 
@@ -31,6 +31,6 @@ def result(window):
 
     def result(texts, index=0, **columns):
         vectors = np.array([[np.nan] * 2 if text is None else [len(text), index] for text in texts], dtype=np.float32)
-        return window(texts, index, **columns), vectors, Totals(len(texts), 10, 0, texts.count(None))
+        return window(texts, index, **columns), vectors, WindowStats(len(texts), 10, 0, texts.count(None))
 
     return result

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from embedding_api.bulk import BulkError, pool
-from embedding_api.bulk.checkpoint import Totals
+from embedding_api.bulk.checkpoint import WindowStats
 from tests.support.tiny import TinyEngine, tiny_encoder
 
 HOW = {"is_query": False, "normalize": True}
@@ -38,7 +38,7 @@ def test_vectors_are_the_encoders_own(windows, progress, workers, is_query, norm
         assert vectors.dtype == np.float32
         np.testing.assert_array_equal(vectors[has_text], expected)
         assert np.isnan(vectors[np.logical_not(has_text)]).all()
-        assert totals == Totals(len(has_text), tokenized.count, len(tokenized.truncated), has_text.count(False))
+        assert totals == WindowStats(len(has_text), tokenized.count, len(tokenized.truncated), has_text.count(False))
 
 
 @pytest.mark.parametrize("texts", [["a"], [None]])

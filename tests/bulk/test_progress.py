@@ -3,7 +3,7 @@ import re
 import pytest
 
 from embedding_api.bulk import progress as module
-from embedding_api.bulk.checkpoint import Totals
+from embedding_api.bulk.checkpoint import WindowStats
 from embedding_api.bulk.progress import Progress
 
 
@@ -40,7 +40,7 @@ def test_of_an_input_of_unknown_size_no_share_is_told(clock, window, capsys):
 
 def test_what_was_done_before_counts_for_the_share_but_not_for_the_speed(clock, window, capsys):
     progress = Progress()
-    progress.skip(window(["a"] * 50, fraction=0.5), Totals(rows=50, tokens=500))
+    progress.skip(window(["a"] * 50, fraction=0.5), WindowStats(rows=50, tokens=500))
     progress.read(window(["a"] * 50, fraction=1), 500)
     clock.seconds = 10
     progress.advance(10, 100)

@@ -49,7 +49,7 @@ def test_a_node_that_dies_costs_no_row_and_doubles_none(nodes, encoder, model, d
             yield result
 
     description = run.description(encoder, model.directory, column="text", dtype="float32", **HOW)
-    run.embed(inputs, output, description, encode, strict=False, say=print)
+    run.embed(inputs, output, description, encode, strict=False, echo=print)
 
     assert sorted(seen) == list(range(11))
     table = pyarrow.parquet.read_table(output)

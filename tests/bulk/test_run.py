@@ -34,10 +34,10 @@ def embed(corpus, tmp_path):
     def embed(output="out.parquet", encoder=None, strict=False, dtype="float32", **options):
         said = []
         encoder = encoder or tiny_encoder()
-        how = OPTIONS | options
-        description = run.description(encoder, Path("none"), column="text", dtype=dtype, **how)
-        encode = partial(pool.encode, encoder=encoder, workers=1, **how)
-        run.embed(Inputs([str(corpus)]), tmp_path / output, description, encode, strict=strict, say=said.append)
+        options = OPTIONS | options
+        description = run.description(encoder, Path("none"), column="text", dtype=dtype, **options)
+        encode = partial(pool.encode, encoder=encoder, workers=1, **options)
+        run.embed(Inputs([str(corpus)]), tmp_path / output, description, encode, strict=strict, echo=said.append)
         return said
 
     return embed
@@ -177,8 +177,8 @@ def test_npy_is_nan_where_there_is_no_text(embed, tmp_path):
 def test_vectors_depend_on_the_weights(tmp_path):
     encoder = tiny_encoder()
     (tmp_path / "model.safetensors").write_bytes(b"one")
-    how = {"column": "text", "dtype": "float32"} | OPTIONS
-    first = run.description(encoder, tmp_path, **how)
+    options = {"column": "text", "dtype": "float32"} | OPTIONS
+    first = run.description(encoder, tmp_path, **options)
     (tmp_path / "model.safetensors").write_bytes(b"other")
-    second = run.description(encoder, tmp_path, **how)
+    second = run.description(encoder, tmp_path, **options)
     assert {name for name in first if first[name] != second[name]} == {"weights"}

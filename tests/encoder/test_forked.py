@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from embedding_api.encoder.forked import in_child
+from embedding_api.encoder.forked import run_forked
 from embedding_api.errors import ConfigError
 
 
@@ -15,7 +15,7 @@ def test_what_is_returned_comes_back_and_what_is_imported_does_not():
 
         return {"a": torch.full((2, 3), number, dtype=torch.bfloat16)}, "this" in sys.modules, os.getpid()
 
-    answer, imported, process = in_child(work, 5)
+    answer, imported, process = run_forked(work, 5)
     assert answer["a"].dtype == torch.bfloat16
     assert answer["a"].tolist() == [[5] * 3] * 2
     assert imported
@@ -28,7 +28,7 @@ def test_a_configuration_error_is_raised_here():
         raise ConfigError("set it to something else")
 
     with pytest.raises(ConfigError, match="set it to something else"):
-        in_child(fail)
+        run_forked(fail)
 
 
 @pytest.mark.parametrize(
@@ -36,4 +36,4 @@ def test_a_configuration_error_is_raised_here():
 )
 def test_a_child_that_dies_is_told(end, code):
     with pytest.raises(ChildProcessError, match=f"exit code {code}$"):
-        in_child(end)
+        run_forked(end)

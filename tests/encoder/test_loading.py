@@ -86,7 +86,7 @@ def test_the_reference_can_be_forced(model, caplog, sentence_transformer, querie
 
 
 def test_a_model_that_the_kernel_cannot_compute_runs_as_the_reference(monkeypatch, model, caplog, is_reference):
-    monkeypatch.setattr(read_model, "obstacle", lambda model: "it is another one")
+    monkeypatch.setattr(read_model, "why_not_kernel", lambda model: "it is another one")
     is_reference(load_encoder(Settings(model=str(model.directory))))
     assert "own forward pass, which is slower: it is another one" in caplog.text
 

@@ -10,7 +10,7 @@ def flags():
     return SharedFlags()
 
 
-def in_child(function):
+def run_forked(function):
     """Call a function in a forked process; it ends before this comes back."""
     if not (child := os.fork()):
         function()
@@ -24,17 +24,17 @@ def test_nobody_is_idle_and_nothing_stops_at_first(flags):
 
 
 def test_a_worker_sees_that_another_is_idle(flags):
-    in_child(lambda: flags.set_idle(2, True))
+    run_forked(lambda: flags.set_idle(2, True))
     assert flags.any_idle()
-    in_child(lambda: flags.set_idle(1, True))
-    in_child(lambda: flags.set_idle(2, False))
+    run_forked(lambda: flags.set_idle(1, True))
+    run_forked(lambda: flags.set_idle(2, False))
     assert flags.any_idle()
-    in_child(lambda: flags.set_idle(1, False))
+    run_forked(lambda: flags.set_idle(1, False))
     assert not flags.any_idle()
 
 
 def test_all_workers_see_the_stop_and_it_makes_nobody_idle(flags):
-    in_child(flags.stop)
+    run_forked(flags.stop)
     assert flags.stopping
     assert not flags.any_idle()
     flags.set_idle(1, True)
