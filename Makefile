@@ -1,7 +1,8 @@
 # make serve   install, get the model and serve it on http://127.0.0.1:7860
 # make test    install, lint and test
-# make test-fast  of the tests those that start no server, in a minute
-# make lint    check style and types; make format mends what can be mended
+# make test-fast   the tests that start no server, in less than a minute
+# make lint    check style and types
+# make format  mend the style
 # make bench   measure the service beside others, for an hour and a half (BENCH_FLAGS=… says what of it)
 # make kernel  install and build the kernel again, where that failed
 
@@ -16,16 +17,26 @@ KERNEL := embedding_api/encoder/kernel
 
 PEERS := naive infinity fastembed
 
-.PHONY: serve test bench kernel clean
+.PHONY: serve test test-fast lint format bench kernel clean
 
 serve: $(KERNEL)/built
 	@.venv/bin/python -m embedding_api serve
 
-test: .venv/installed-dev $(KERNEL)/built .venv-clients/installed
+test: lint $(KERNEL)/built .venv-clients/installed
+	.venv/bin/python -m pytest $(PYTEST_FLAGS)
+
+test-fast: .venv/installed-dev $(KERNEL)/built
+	.venv/bin/python -m pytest -m "not service" $(PYTEST_FLAGS)
+
+lint: .venv/installed-dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 	.venv/bin/hadolint Dockerfile
-	.venv/bin/python -m pytest $(PYTEST_FLAGS)
+
+format: .venv/installed-dev
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
 
 bench: .venv/installed-bench $(KERNEL)/built $(PEERS:%=.bench/%/installed)
 	.venv/bin/python -m benchmarks.peers $(BENCH_FLAGS)

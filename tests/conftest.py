@@ -23,6 +23,7 @@ from tests.support.tiny import tiny_encoder
 
 def pytest_addoption(parser):
     parser.addoption("--no-skips", action="store_true", help="fail if a test is skipped")
+    parser.addoption("--with-the-model", action="store_true", help="only tests that use the model under test")
 
 
 def pytest_sessionfinish(session, exitstatus):
@@ -32,10 +33,12 @@ def pytest_sessionfinish(session, exitstatus):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     for item in items:
         if "tests/service/" in item.nodeid:
             item.add_marker("service")
+    if config.getoption("--with-the-model"):
+        items[:] = [item for item in items if "model" in item.fixturenames and not item.get_closest_marker("bge")]
 
 
 def pytest_runtest_setup(item):
