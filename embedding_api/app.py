@@ -1,5 +1,6 @@
 """The application factory."""
 
+import re
 from types import SimpleNamespace
 
 from flask import Flask
@@ -11,11 +12,14 @@ from embedding_api.api import (
     health,
     info,
     metrics,
+    ollama,
     openai,
     openapi,
     pages,
+    query,
     request_hooks,
     similarity,
+    tei,
     tokenize,
 )
 from embedding_api.api.json_provider import OrjsonProvider
@@ -39,8 +43,9 @@ def create_app(settings=None, encoder=None):
         encoder = load_encoder(settings)
 
     app = Flask(__name__, static_folder=None)
-    # A redirect would be HTML.
-    app.url_map.merge_slashes = False
+    # What differs only by slashes is answered: a redirect would be HTML, and a client would not send its body again.
+    app.url_map.merge_slashes = app.url_map.strict_slashes = False
+    app.wsgi_app = _MergeSlashes(app.wsgi_app)
     app.json = OrjsonProvider(app)
     app.extensions["settings"] = settings
     app.extensions["encoder"] = encoder
@@ -49,8 +54,21 @@ def create_app(settings=None, encoder=None):
     error_handlers.init_app(app)
     request_hooks.init_app(app)
     auth.init_app(app)
-    for resource in (embed, openai, similarity, tokenize, health, info, metrics, pages):
+    for resource in (embed, openai, tei, ollama, query, similarity, tokenize, health, info, metrics, pages):
         app.register_blueprint(resource.blueprint)
     # Last, as it describes all others.
     openapi.init_app(app)
     return app
+
+
+class _MergeSlashes:
+    """A WSGI application that is asked for /v1/embeddings where a client asks for //v1//embeddings."""
+
+    def __init__(self, application):
+        self._application = application
+
+    def __call__(self, environ, start_response):
+        path = environ["PATH_INFO"]
+        if "//" in path:
+            environ["PATH_INFO"] = re.sub("/+", "/", path)
+        return self._application(environ, start_response)

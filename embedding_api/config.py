@@ -31,7 +31,7 @@ class Settings:
     accept_models: str = "any"
     max_texts: int = 2048
     max_body_bytes: int = 8 * 1024 * 1024
-    max_tokens: int = 131072
+    max_tokens: int = 524288
     max_waiting: int = 128
     client_timeout: int = 10
     api_keys: tuple[str, ...] = field(default=(), repr=False)

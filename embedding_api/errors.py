@@ -9,6 +9,7 @@ CODES = {
     "incomplete_body": (400, "The body ends before it is complete."),
     "invalid_json": (400, "The body is not JSON in UTF-8."),
     "duplicate_key": (400, "A JSON object has a key twice."),
+    "query_string": (400, "The query string has fields that belong into the body."),
     "token_ids": (400, "The input is token ids; only texts are taken."),
     "missing_api_key": (401, "API keys are set, and none was sent."),
     "invalid_api_key": (401, "The API key is not one of those that are set."),

@@ -24,7 +24,7 @@ def init_app(app):
         exposed = ["Retry-After", "Server-Timing", "X-Request-ID", "X-Texts", "X-Tokens", "X-Truncated"]
         # Patterns, as flask-cors takes an address with brackets for one, and looks at the beginning only.
         origins = ["*" if name == "*" else re.compile(re.escape(name) + r"\Z") for name in settings.cors_origins]
-        CORS(app, origins=origins, expose_headers=[*exposed, "X-Truncated-Texts"], max_age=600)
+        CORS(app, origins=origins, expose_headers=[*exposed, "X-Truncated-Texts", "X-Unknown-Tokens"], max_age=600)
 
 
 def check_key():

@@ -1,21 +1,41 @@
 """`POST /embed`: texts in, one vector for each out."""
 
-from flask import Blueprint, current_app
+from flask import Blueprint, current_app, g
 
-from embedding_api.api import embedding
+from embedding_api.api import embedding, error_handlers, tei
 from embedding_api.api.json_provider import in_blocks
 from embedding_api.api.operation import operation
-from embedding_api.api.request_body import load_payload
-from embedding_api.api.schemas import EmbedRequest, EmbedResponse
+from embedding_api.api.request_body import load, read_json
+from embedding_api.api.schemas import EmbedRequest, EmbedResponse, ErrorResponse
+from embedding_api.api.tei_schemas import TEIEmbedRequest, TEIEmbedResponse, TEIErrorResponse
+from embedding_api.errors import ApiError
 
 blueprint = Blueprint("embed", __name__)
 _request_schema = EmbedRequest()
 
 
+@blueprint.errorhandler(ApiError)
+def _render(error):
+    return tei.render(error) if g.get("is_tei") else error_handlers.render(error)
+
+
 @blueprint.post("/embed")
-@operation("Turn texts into vectors", request=EmbedRequest, response=EmbedResponse, reports_usage=True)
+@operation(
+    "Turn texts into vectors",
+    request=[EmbedRequest, TEIEmbedRequest],
+    response=[EmbedResponse, TEIEmbedResponse],
+    errors=(424, 429),
+    reports_usage=True,
+    error=[ErrorResponse, TEIErrorResponse],
+)
 def embed():
-    payload = load_payload(_request_schema)
+    data = read_json(_request_schema)
+    # This path is text-embeddings-inference's as well.
+    if isinstance(data, dict) and "inputs" in data and "texts" not in data:
+        g.is_tei = True
+        return tei.embed(data)
+    payload = load(_request_schema, data)
+    del data
     encoder = current_app.extensions["encoder"]
     tokens = embedding.tokenize(payload.pop("texts"), is_query=payload["is_query"], truncate=payload["truncate"])
     embeddings = embedding.encode(tokens, normalize=payload["normalize"])

@@ -10,32 +10,62 @@ from embedding_api.encoder import TooManyTokens
 from embedding_api.errors import ApiError
 
 
-def tokenize(texts, *, name="texts[{}]", is_query=False, truncate=True, whole=False):
+def check_model(name):
+    """Check the name of a model that a request asks for; None asks for none.
+
+    Raises:
+        ApiError: 404 if only the name of the model that is served is taken, and this is another.
+    """
+    served = current_app.extensions["encoder"].model_name
+    if current_app.extensions["settings"].accept_models == "served" and name not in (None, served):
+        message = f"The model '{name[:100]}' is not served here. Ask for '{served}'."
+        raise ApiError("model_not_found", message, param="model")
+
+
+def tokenize(texts, *, name="texts[{}]", is_query=None, truncate=True, whole=False):
     """A request's texts as `TokenizedTexts`.
 
     Args:
         name: what errors call a text; its index goes into the braces.
-        is_query: whether they get the query prompt.
+        is_query: whether they get the query prompt; None where the request does not say.
         truncate: whether texts may be cut.
         whole: whether to count what is cut as well.
 
     Raises:
-        ApiError: 413 if there are too many tokens, 422 if a text is too long and may not be cut.
+        ApiError: 413 if there are too many tokens; 422 if a text is blank, or is too long and may not be cut, or if the
+            path is for queries, and the request says that they are none.
     """
     encoder, limit = current_app.extensions["encoder"], current_app.extensions["settings"].max_tokens
+    if "query" in request.blueprints:
+        if is_query is False:
+            message = (
+                "On this path texts are queries, and the request says that they are not. Use the path without '/query'."
+            )
+            raise invalid_fields([{"param": None, "message": message}])
+        is_query = True
     started = perf_counter()
     try:
-        tokens = encoder.tokenize(texts, is_query=is_query, max_tokens=limit, whole=whole)
-    except TooManyTokens:
-        message = f"The texts have more than {limit} tokens together. Send fewer or shorter ones in a request."
-        raise ApiError("too_many_tokens", message, param=name.partition("[")[0], details={"limit": limit}) from None
+        tokens = encoder.tokenize(texts, is_query=bool(is_query), max_tokens=limit, whole=whole or not truncate)
+    except TooManyTokens as error:
+        raise _too_many_tokens(error, len(texts), limit, name.partition("[")[0]) from None
     g.tokenize_ms = g.get("tokenize_ms", 0) + _milliseconds(started)
+    if tokens.blank:
+        _refuse(tokens.blank, name, lambda index: "Must not be blank: it holds nothing that the model reads.")
     if tokens.truncated and not truncate:
-        most = f"the model's {encoder.max_length} tokens"
-        message = f"Has more than {most}. Shorten it, or leave out 'truncate' to have it cut."
-        details = [{"param": name.format(index), "message": message} for index in tokens.truncated[:MAX_REPORTED]]
-        raise invalid_fields(details, code="text_too_long")
+        about = f"tokens, and the model reads {encoder.max_length}. Shorten it, or have it cut by 'truncate'."
+        _refuse(tokens.truncated, name, lambda index: f"Has {tokens.lengths[index]} {about}", code="text_too_long")
     return tokens
+
+
+def _too_many_tokens(error, count, limit, param):
+    fit = f"About {error.fit} of its {count} texts fit" if error.fit else "Not even its first text fits"
+    message = f"The texts have some {error.estimate:,} tokens together, and a request takes {limit:,}. {fit} into one."
+    return ApiError("too_many_tokens", f"{message} Send several.", param=param, details={"limit": limit})
+
+
+def _refuse(indexes, name, message, **code):
+    details = [{"param": name.format(index), "message": message(index)} for index in indexes[:MAX_REPORTED]]
+    raise invalid_fields(details, **code)
 
 
 def encode(tokens, *, normalize=True):
@@ -54,12 +84,13 @@ def encode(tokens, *, normalize=True):
     return vectors
 
 
-def respond(tokens, **fields):
-    """The response with these fields in its body, and headers that tell what was done for it."""
-    response = current_app.json.response(**fields)
+def respond(tokens, *rows, **fields):
+    """The response with these fields or rows in its body, and headers that tell what was done for it."""
+    response = current_app.json.response(*rows, **fields)
     response.headers["X-Texts"] = str(len(tokens.ids))
     response.headers["X-Tokens"] = str(tokens.count)
     response.headers["X-Truncated"] = str(len(tokens.truncated))
+    response.headers["X-Unknown-Tokens"] = str(sum(tokens.unknown))
     if tokens.truncated:
         # Proxies give all headers together 4 KB as a rule: the first texts stand for the rest.
         response.headers["X-Truncated-Texts"] = ",".join(map(str, tokens.truncated[:MAX_REPORTED]))

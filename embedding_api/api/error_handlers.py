@@ -1,4 +1,9 @@
-"""What goes wrong in a request becomes a response of the one JSON shape."""
+"""What goes wrong in a request becomes a response of the one JSON shape.
+
+A blueprint that speaks another dialect has an error handler of its own for `ApiError`.
+"""
+
+from difflib import get_close_matches
 
 from flask import current_app, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
@@ -7,16 +12,22 @@ from embedding_api.errors import ApiError, ClientGone, error_body, internal_erro
 
 
 def init_app(app):
-    app.register_error_handler(ApiError, _render)
+    app.register_error_handler(ApiError, render)
     app.register_error_handler(HTTPException, _render_http_exception)
     app.register_error_handler(ClientGone, _render_client_gone)
     app.register_error_handler(Exception, _render_unexpected)
 
 
-def _render(error):
+def render(error):
+    """The response for an `ApiError` in the service's own shape."""
+    return respond(error, error.status, error_body(error.status, error.code, str(error), error.param, error.details))
+
+
+def respond(error, status, body):
+    """The response for an `ApiError`, with this status, and this dictionary as JSON."""
     g.error_code = error.code
-    response = current_app.json.response(error_body(error.status, error.code, str(error), error.param, error.details))
-    response.status_code = error.status
+    response = current_app.json.response(body)
+    response.status_code = status
     response.headers.extend(error.headers)
     return response
 
@@ -27,22 +38,30 @@ def _render_http_exception(error):
     message = error.description
     path = request.path[:200]
     if isinstance(error, NotFound):
-        message = f"There is nothing at {path}. Embeddings are at POST /embed, and for OpenAI's clients under /v1."
+        paths = [rule.rule for rule in current_app.url_map.iter_rules() if not rule.arguments]
+        near = get_close_matches(path, paths, n=1)
+        hint = f"Did you mean {near[0]}?" if near else "Embeddings are at POST /embed, and for OpenAI's clients under /v1."
+        message = f"There is nothing at {path}. {hint}"
     elif isinstance(error, MethodNotAllowed) and error.valid_methods:
         methods = " or ".join(sorted({*error.valid_methods} - {"HEAD", "OPTIONS"}))
         message = f"{request.method} does not work on {path}. Use {methods}."
     # The exception's own headers say, for example, which methods are allowed; its body would be HTML.
     headers = [(name, value) for name, value in error.get_headers() if name.lower() != "content-type"]
     name = error.name.lower().replace(" ", "_")
-    return _render(ApiError(name, message, headers=headers, status=error.code))
+    return render(ApiError(name, message, headers=headers, status=error.code))
 
 
 def _render_client_gone(error):
     # nginx's number for it, for the log and the metrics. A client that reads it has closed its sending half only.
     message = "The connection was closed for sending before the answer was ready. Keep it open until then."
-    return _render(ApiError("client_gone", message))
+    return _in_dialect(ApiError("client_gone", message))
 
 
 def _render_unexpected(error):
     current_app.logger.error("Unexpected error: %s", trace(error), extra={"request_id": g.request_id})
-    return _render(internal_error(g.request_id))
+    return _in_dialect(internal_error(g.request_id))
+
+
+def _in_dialect(error):
+    # By the handler of the blueprint, if it has one.
+    return current_app.handle_user_exception(error)

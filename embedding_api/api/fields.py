@@ -1,7 +1,11 @@
 """Fields of requests and responses: how each is checked, and how the API's description puts that."""
 
+import re
+
 from flask import current_app
 from marshmallow import ValidationError, fields, validate
+
+from embedding_api.errors import ApiError
 
 # A request can hold thousands of wrong texts; so many are named.
 MAX_REPORTED = 20
@@ -31,7 +35,7 @@ class Text(fields.Field):
     default_error_messages = {"null": "Must be a string."}
 
     def openapi(self):
-        return _NOT_BLANK
+        return {**_NOT_BLANK, "type": ["string", "null"]} if self.allow_none else _NOT_BLANK
 
     def _deserialize(self, value, attr, data, **kwargs):
         if mistake := _mistake(value):
@@ -76,6 +80,93 @@ class Texts(fields.Field):
         return value
 
 
+class TextsNotTokenIds(Texts):
+    """Texts, of clients that may send token ids, which raise an ApiError at once, whatever else is wrong."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if isinstance(value, list):
+            first = next((item for item in value if item != []), None)
+            if type(first[0] if isinstance(first, list) else first) is int:
+                raise token_ids(attr)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+def token_ids(param):
+    """The error for them: they are numbers in another model's vocabulary, and the vectors would be silently wrong."""
+    message = "The input is token ids, which mean nothing to this model. Send texts."
+    hint = "LangChain does with OpenAIEmbeddings(check_embedding_ctx_length=False)."
+    return ApiError("token_ids", f"{message} {hint}", param=param)
+
+
+def check_raw_for_token_ids(body, param):
+    """Raise the error of `token_ids` for a body, as bytes, that is too many values to be parsed, if these are some."""
+    if re.search(rb'"%b"\s*:\s*\[[\s\[\],]*+\d' % param.encode(), body):
+        raise token_ids(param)
+
+
+class Dimensions(fields.Field):
+    """The length of the vectors, for those who want to say what it is anyway."""
+
+    default_error_messages = {
+        "invalid": "The vectors have {dimension} dimensions, and this model was not trained to have them cut."
+        " Leave the field out, or send {dimension}."
+    }
+
+    def openapi(self):
+        return {"type": ["integer", "null"], "enum": [dimension(), None]}
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        # A float that is whole is an integer to JSON, and true is none.
+        if isinstance(value, bool) or value != dimension():
+            raise self.make_error("invalid", dimension=dimension())
+        return value
+
+
+class IsQuery(fields.Field):
+    """What texts are, by one of some words: loaded as whether they are queries, or None for null.
+
+    Args:
+        words: by each word whether it means queries.
+    """
+
+    def __init__(self, words, description):
+        super().__init__(load_default=None, metadata={"description": description})
+        self._words = words
+
+    def openapi(self):
+        return {"enum": [*self._words, None]}
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if not isinstance(value, str) or value not in self._words:
+            raise ValidationError(f"Must be one of {', '.join(self._words)}; nothing else is done here.")
+        return self._words[value]
+
+
+class PromptName(fields.Field):
+    """The name of one of the model's prompts: loaded as True for the query prompt, or None for null."""
+
+    def openapi(self):
+        return {"enum": [*_prompts(), None]}
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if value not in _prompts():
+            names = ", ".join(_prompts())
+            there = f"Those it has: {names}." if names else "It has none: leave the field out."
+            raise ValidationError(f"The model has no prompt of this name. {there}")
+        return True
+
+
+def _prompts():
+    return ["query"] if current_app.extensions["encoder"].query_prompt else []
+
+
+class Ignored(fields.Raw):
+    """What a client may send, and what makes no difference here."""
+
+    def __init__(self):
+        super().__init__(load_default=None, metadata={"description": "Taken, and not used."})
+
+
 def _mistake(text):
     if not isinstance(text, str):
         return "Must be a string."
@@ -87,7 +178,6 @@ def choice(default, *choices, **metadata):
     """A field for one of some strings."""
     return fields.String(
         load_default=default,
-        allow_none=True,
         validate=validate.OneOf(choices, error=f"Must be {' or '.join(choices)}."),
         metadata=metadata,
     )

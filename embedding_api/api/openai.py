@@ -3,9 +3,9 @@
 import time
 from base64 import b64encode
 
-from flask import Blueprint, current_app
+from flask import Blueprint, current_app, g
 
-from embedding_api.api import embedding
+from embedding_api.api import embedding, error_handlers
 from embedding_api.api.json_provider import in_blocks
 from embedding_api.api.openai_schemas import (
     OpenAIEmbeddingsRequest,
@@ -22,6 +22,13 @@ _request_schema = OpenAIEmbeddingsRequest()
 _loaded = int(time.time())
 
 
+@blueprint.errorhandler(ApiError)
+def _render(error):
+    # As OpenAI has it. Its clients in JavaScript send a request with another status once more, up to seven times.
+    error.status = 400 if error.status == 422 else error.status
+    return error_handlers.render(error)
+
+
 @blueprint.post("/embeddings")
 @operation(
     "Turn texts into vectors, as OpenAI's API does",
@@ -32,13 +39,9 @@ _loaded = int(time.time())
 )
 def create_embeddings():
     payload = load_payload(_request_schema)
-    if current_app.extensions["settings"].accept_models == "served" and payload["model"] is not None:
-        _check(payload["model"])
+    embedding.check_model(payload["model"])
     tokens = embedding.tokenize(
-        payload.pop("input"),
-        name="input[{}]",
-        is_query=payload["input_type"] == "query",
-        truncate=payload["truncate"] is not False,
+        payload.pop("input"), name="input[{}]", is_query=payload["is_query"], truncate=payload["truncate"]
     )
     embeddings = embedding.encode(tokens)
     if payload["encoding_format"] == "base64":
@@ -46,6 +49,7 @@ def create_embeddings():
     rows = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(embeddings)]
     return embedding.respond(
         tokens,
+        id=f"embd-{g.request_id}",
         object="list",
         data=in_blocks(rows),
         model=_served(),
@@ -64,22 +68,16 @@ def list_models():
     "The model, by its name",
     response=OpenAIModel,
     errors=(404,),
-    parameters={"model": lambda: {"type": "string", "enum": [_served()]}},
+    parameters={"model": lambda: {"type": "string", "minLength": 1}},
 )
 def retrieve_model(model):
-    _check(model)
+    embedding.check_model(model)
     return _model()
 
 
 def _model():
     owner = _served().rpartition("/")[0] or "local"
     return {"id": _served(), "object": "model", "created": _loaded, "owned_by": owner}
-
-
-def _check(name):
-    if name != _served():
-        message = f"The model '{name[:100]}' is not served here. Ask for '{_served()}'."
-        raise ApiError("model_not_found", message, param="model")
 
 
 def _served():

@@ -1,86 +1,93 @@
 """OpenAI's requests and responses (https://platform.openai.com/docs/api-reference/embeddings)."""
 
-import re
+from marshmallow import ValidationError, fields, post_load
 
-from marshmallow import fields
-
-from embedding_api.api.fields import StrictBoolean, Texts, choice, dimension
+from embedding_api.api.fields import (
+    Dimensions,
+    Ignored,
+    IsQuery,
+    PromptName,
+    StrictBoolean,
+    TextsNotTokenIds,
+    check_raw_for_token_ids,
+    choice,
+)
 from embedding_api.api.schemas import TEXTS, TRUNCATE, VECTOR, ResponseSchema, StrictSchema, array
 from embedding_api.encoder.model_files import DEFAULT_MODEL
-from embedding_api.errors import ApiError
 
-_TOKEN_IDS = re.compile(rb'"input"\s*:\s*\[[\s\[\],]*+\d')
-
-
-class OpenAIInput(Texts):
-    """Texts as OpenAI's clients send them. Token ids raise an ApiError at once, whatever else is wrong."""
-
-    def _deserialize(self, value, attr, data, **kwargs):
-        if isinstance(value, list):
-            first = next((item for item in value if item != []), None)
-            if type(first[0] if isinstance(first, list) else first) is int:
-                raise token_ids()
-        return super()._deserialize(value, attr, data, **kwargs)
+# What texts are, in the words of Voyage and NVIDIA, of Cohere, and of Jina: whether they are queries.
+_INPUT_TYPES = {
+    "query": True,
+    "document": False,
+    "passage": False,
+    "search_query": True,
+    "search_document": False,
+}
+_TASKS = {"retrieval.query": True, "retrieval.passage": False}
 
 
-def token_ids():
-    """The error for them: they are numbers in another model's vocabulary, and the vectors would be silently wrong."""
-    message = "The input is token ids, which mean nothing to this model. Send texts."
-    hint = "LangChain does with OpenAIEmbeddings(check_embedding_ctx_length=False)."
-    return ApiError("token_ids", f"{message} {hint}", param="input")
-
-
-class Dimensions(fields.Field):
-    """The length of the vectors, for those who want to say what it is anyway."""
-
-    default_error_messages = {
-        "invalid": "The vectors have {dimension} dimensions, and this model was not trained to have them cut."
-        " Leave the field out, or send {dimension}."
-    }
+class Truncate(fields.Field):
+    """Whether texts may be cut: JSON's true or false, or NVIDIA's and Cohere's END or NONE; loaded as a boolean."""
 
     def openapi(self):
-        return {"type": ["integer", "null"], "enum": [dimension(), None]}
+        return {"enum": [True, False, "END", "NONE", None]}
 
     def _deserialize(self, value, attr, data, **kwargs):
-        # A float that is whole is an integer to JSON, and true is none.
-        if isinstance(value, bool) or value != dimension():
-            raise self.make_error("invalid", dimension=dimension())
+        if value in ("END", "NONE"):
+            return value == "END"
+        if not isinstance(value, bool):
+            raise ValidationError("Must be true or false, or END or NONE: texts are cut at their end only.")
         return value
 
 
 class OpenAIEmbeddingsRequest(StrictSchema):
+    """What OpenAI's API takes, and what others have added to it.
+
+    Loaded are `input`, a list; `encoding_format`; `model`; `is_query`, None where nothing says it; and `truncate`.
+    """
+
     examples = {
         "documents": {"input": ["A cat sat on the mat.", "Stocks fell on Monday."]},
         "query": {"input": "where did the cat sit?", "input_type": "query"},
     }
 
-    input = OpenAIInput(required=True, metadata=TEXTS)
+    input = TextsNotTokenIds(required=True, metadata=TEXTS)
     model = fields.String(
         load_default=None,
-        allow_none=True,
         metadata={"description": "Any name, unless the service takes its own only. Answers have the name served."},
     )
     encoding_format = choice(
         "float", "float", "base64", description="`base64`: the bytes of little-endian float32 numbers."
     )
-    dimensions = Dimensions(
-        load_default=None, allow_none=True, metadata={"description": "Only what the model has anyway."}
+    dimensions = Dimensions(metadata={"description": "Only what the model has anyway."})
+    user = Ignored()
+    input_type = IsQuery(
+        _INPUT_TYPES, "What is searched with, or in, as Voyage, NVIDIA and Cohere put it; queries get the query prompt."
     )
-    user = fields.String(load_default=None, allow_none=True, metadata={"description": "Taken, and not used."})
-    input_type = choice(
-        "document",
-        "query",
-        "document",
-        description="What is searched with, or in; not in OpenAI's API. A query gets the model's query prompt.",
-    )
-    truncate = StrictBoolean(
-        load_default=True, allow_none=True, metadata={"description": f"{TRUNCATE} Not in OpenAI's API."}
-    )
+    task = IsQuery(_TASKS, "The same, as Jina puts it.")
+    prompt_name = PromptName(metadata={"description": "The same, as sentence-transformers puts it."})
+    truncate = Truncate(metadata={"description": f"{TRUNCATE} NVIDIA and Cohere say `END` and `NONE`."})
+    truncation = StrictBoolean(metadata={"description": "The same, as Voyage puts it."})
+    output_dimension = Dimensions(metadata={"description": "As `dimensions`, as Voyage and Mistral put it."})
+    output_dtype = choice("float", "float", description="As Voyage and Mistral put it.")
 
     def check_raw(self, body):
         # Some documents as token ids are more values than a body may hold.
-        if _TOKEN_IDS.search(body):
-            raise token_ids()
+        check_raw_for_token_ids(body, "input")
+
+    @post_load
+    def _say_it_once(self, data, **kwargs):
+        is_query = _agreed(data, "input_type", "task", "prompt_name")
+        truncate = _agreed(data, "truncate", "truncation")
+        return data | {"is_query": is_query, "truncate": truncate is not False}
+
+
+def _agreed(data, *names):
+    """The one value that these fields have, or None where none of them was sent."""
+    sent = [name for name in names if data.get(name) is not None]
+    if len({data[name] for name in sent}) > 1:
+        raise ValidationError(f"{' and '.join(sent)} contradict each other. Send one of them.", sent[0])
+    return data[sent[0]] if sent else None
 
 
 class _Vector(fields.Field):
@@ -104,6 +111,7 @@ class OpenAIUsage(ResponseSchema):
 class OpenAIEmbeddingsResponse(ResponseSchema):
     examples = {
         "the first numbers of it": {
+            "id": "embd-3f0c8a9d1b5e4d7f8a6c2e1d0b9f8a7c",
             "object": "list",
             "data": [{"object": "embedding", "index": 0, "embedding": VECTOR}],
             "model": DEFAULT_MODEL,
@@ -111,6 +119,7 @@ class OpenAIEmbeddingsResponse(ResponseSchema):
         }
     }
 
+    id = fields.String(required=True, metadata={"description": "Made of the request's id; Mistral's client wants one."})
     object = fields.String(required=True)
     data = array(fields.Nested(OpenAIEmbedding), "An embedding for each text, in their order.")
     model = fields.String(required=True)

@@ -1,6 +1,7 @@
 """`GET /openapi.json`: the API's description, made of the schemas that check it. `GET /docs`: a page to try it on."""
 
 import re
+from http import HTTPStatus
 from importlib.metadata import version
 from importlib.resources import files
 
@@ -32,6 +33,7 @@ _HEADERS = {
     "X-Tokens": "How many tokens they have.",
     "X-Truncated": "How many of the texts were cut.",
     "X-Truncated-Texts": "The indexes of the first 20 of them.",
+    "X-Unknown-Tokens": "How many of the tokens stand for what the model has no token for, such as an emoji.",
     "Server-Timing": "Milliseconds of waiting for a forward pass, of tokenizing, and of encoding.",
 }
 _ALWAYS = ("X-Request-ID",)
@@ -77,13 +79,16 @@ def _describe(app):
     if secured:
         spec.components.security_scheme("key", {"type": "http", "scheme": "bearer"})
     for status in sorted({status for status, _ in CODES.values()}):
-        spec.components.response(str(status), _error(status))
+        spec.components.response(str(status), _error(status, ErrorResponse))
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: "POST" not in rule.methods):
         view = app.view_functions[rule.endpoint]
         if hasattr(view, "operation"):
             keyed = secured and rule.endpoint not in app.extensions["open"]
             methods = {method.lower() for method in rule.methods} & {"get", "post"}
             described = {"tags": [rule.endpoint.partition(".")[0]], **_operation(view, keyed)}
+            if rule.rule.startswith("/query"):
+                described["summary"] += "; the texts are queries"
+                described["operationId"] = f"query_{described['operationId']}"
             path = re.sub(r"<(?:[^<>:]+:)?([^<>]+)>", r"{\1}", rule.rule)
             spec.path(path, operations=dict.fromkeys(methods, described), parameters=_parameters(view))
     return spec.to_dict()
@@ -107,32 +112,39 @@ def _operation(view, keyed):
         },
         "content": _content(about["content_type"], about["response"]),
     }
-    return described | {"responses": {"200": success, **{str(status): str(status) for status in sorted(statuses)}}}
+    ours = about["error"] is ErrorResponse
+    errors = {str(status): str(status) if ours else _error(status, about["error"]) for status in sorted(statuses)}
+    return described | {"responses": {"200": success, **errors}}
 
 
-def _error(status):
+def _error(status, schema):
     """An error response, with all the codes that have this status."""
     codes = {code: about for code, (its_status, about) in CODES.items() if its_status == status}
     headers = {name: _header(name) for name in _ALWAYS}
-    if status == 503:
+    if status in (429, 503):
         headers["Retry-After"] = {"description": "Seconds to wait.", "schema": {"type": "integer"}}
     examples = {code: {"value": error_body(status, code, about)} for code, about in codes.items()}
+    content = {"schema": _json_schema(schema)} | ({"examples": examples} if schema is ErrorResponse else {})
     return {
-        "description": " ".join(f"`{code}`: {about}" for code, about in codes.items()),
+        "description": " ".join(f"`{code}`: {about}" for code, about in codes.items()) or HTTPStatus(status).phrase,
         "headers": headers,
-        "content": {"application/json": {"schema": ErrorResponse, "examples": examples}},
+        "content": {"application/json": content},
     }
 
 
 def _content(content_type, schema):
     if schema is None:
         return {content_type: {}}
-    return {
-        content_type: {
-            "schema": schema,
-            "examples": {name: {"value": value} for name, value in schema.examples.items()},
-        }
-    }
+    schemas = schema if isinstance(schema, list) else [schema]
+    examples = {name: {"value": value} for each in schemas for name, value in each.examples.items()}
+    return {content_type: {"schema": _json_schema(schema), "examples": examples}}
+
+
+def _json_schema(schema):
+    if isinstance(schema, list):
+        return {"anyOf": [_json_schema(each) for each in schema]}
+    # An instance, whose fields know whether null is the same as absent.
+    return getattr(schema, "json_schema", None) or schema()
 
 
 def _header(name, required=True):

@@ -31,6 +31,8 @@ def index():
             f" {root}/embed and get a vector for each text.",
             embed=f"{root}/embed",
             openai=f"{root}/v1/embeddings",
+            ollama=f"{root}/api/embed",
+            queries=f"{root}/query/v1/embeddings",
             similarity=f"{root}/similarity",
             tokenize=f"{root}/tokenize",
             docs=f"{root}/docs",

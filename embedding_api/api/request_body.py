@@ -1,5 +1,6 @@
 """Read a JSON request body so that nothing a client can send is more than a 4xx."""
 
+import codecs
 import json
 from itertools import islice
 
@@ -18,15 +19,35 @@ def load_payload(schema):
     """The request's body, checked by a marshmallow schema.
 
     Raises:
-        ApiError: 415 for another content type, 400 for a body that is not one whole JSON document in UTF-8, 413 for
-            one beyond the size limit, 422 for fields the schema refuses.
+        ApiError: as `read_json` and `load` do.
     """
+    return load(schema, read_json(schema))
+
+
+def read_json(schema):
+    """The request's body as JSON has it.
+
+    Args:
+        schema: what it should be, for the error messages.
+
+    Raises:
+        ApiError: 415 for another content type, 400 for a query string, and for a body that is not one whole JSON
+            document in UTF-8, 413 for one beyond the size limit.
+    """
+    _check_no_parameters()
     _check_content_type()
-    body = _read_body(current_app.extensions["settings"].max_body_bytes)
+    body = _read_body(current_app.extensions["settings"].max_body_bytes).removeprefix(codecs.BOM_UTF8)
     if not body or body.isspace():
         raise ApiError("empty_body", f"The body is empty. Send JSON, such as {schema.example_json}.")
-    data = _parse(body, schema)
-    del body
+    return _parse(body, schema)
+
+
+def load(schema, data):
+    """What a schema makes of JSON.
+
+    Raises:
+        ApiError: 422 for fields that the schema refuses.
+    """
     try:
         return schema.load(data)
     except ValidationError as error:
@@ -38,6 +59,14 @@ def invalid_fields(details, code="invalid_fields"):
     """The error for wrong fields: a list of {"param", "message"}, of which the first is the error's own message."""
     param, message = details[0]["param"], details[0]["message"]
     return ApiError(code, f"{param}: {message}" if param else message, param=param, details=details)
+
+
+def _check_no_parameters():
+    # Ignored, "?is_query=true" would give a document's vector without a word.
+    if request.query_string:
+        name = next(iter(request.args), "")[:100]
+        message = f"The query string is not read, and it has '{name}'. Put fields into the JSON body."
+        raise ApiError("query_string", message, param=name or None)
 
 
 def _check_content_type():
@@ -91,6 +120,9 @@ def _parse(body, schema):
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        if "surrogate" in str(error) and (path := _path_to_half_character(body)):
+            message = f"{path}: Ends or begins with half of a character, as if cut within one. Cut between characters."
+            raise ApiError("invalid_json", message, param=path) from None
         raise ApiError("invalid_json", _not_json(body, error)) from None
     if len(body) > SLICE_BYTES:
         _heartbeat()
@@ -136,6 +168,33 @@ def _not_json(body, error):
     except UnicodeDecodeError as undecodable:
         return f"The body is not UTF-8: byte {undecodable.start} is wrong. Send JSON in UTF-8."
     return f"The body is not valid JSON: {error}."
+
+
+def _path_to_half_character(body):
+    """Where the first string with half of a surrogate pair is, such as "texts[3]"; None if the body is no JSON."""
+    try:
+        return next(_paths_to_half_characters(json.loads(body), ""), None)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _paths_to_half_characters(value, path):
+    if isinstance(value, str):
+        if value != _whole(value):
+            yield path
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _paths_to_half_characters(item, f"{path}[{index}]")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            name = f"{path}.{_whole(key)[:100]}".removeprefix(".")
+            yield from _paths_to_half_characters(key, name)
+            yield from _paths_to_half_characters(item, name)
+
+
+def _whole(text):
+    """A text with "?" for each half of a character."""
+    return text.encode(errors="replace").decode()
 
 
 def _with_unique_keys(body):

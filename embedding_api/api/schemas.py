@@ -5,7 +5,7 @@ from itertools import islice
 from math import isqrt
 
 import orjson
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load, validate, validates_schema
 
 from embedding_api.api.fields import MAX_REPORTED, PerTextOrPair, StrictBoolean, Text, Texts, dimension, max_texts
 from embedding_api.encoder.model_files import DEFAULT_MODEL
@@ -23,6 +23,18 @@ class StrictSchema(Schema):
     @property
     def example_json(self):
         return orjson.dumps(next(iter(self.examples.values()))).decode()
+
+    def on_bind_field(self, field_name, field_obj):
+        # Clients and gateways send null for what they leave out.
+        if not field_obj.required:
+            field_obj.allow_none = True
+
+    @pre_load
+    def _without_nulls(self, data, **kwargs):
+        if not isinstance(data, dict):
+            return data
+        optional = {name for name, field in self.fields.items() if not field.required}
+        return {name: value for name, value in data.items() if value is not None or name not in optional}
 
     def check_raw(self, body):
         """Find a better error for a body, as bytes, that holds too many values to parse them."""
@@ -57,14 +69,14 @@ class EmbedRequest(StrictSchema):
         load_default=True, metadata={"description": "Vectors of length 1; `false`: as the model gives them."}
     )
     is_query = StrictBoolean(
-        load_default=False,
+        load_default=None,
         metadata={"description": "The texts are what is searched with, and get the model's query prompt."},
     )
     truncate = StrictBoolean(load_default=True, metadata={"description": TRUNCATE})
 
 
 class TokenizeRequest(StrictSchema):
-    examples = {"texts": {"texts": ["A cat sat on the mat.", "Stocks fell on Monday."]}}
+    examples = {"texts": {"texts": ["Stocks fell on Monday.", "🦀"]}}
 
     texts = Texts(required=True, metadata=TEXTS)
     is_query = StrictBoolean(load_default=False, metadata={"description": "With the model's query prompt before each."})
@@ -129,14 +141,22 @@ class _Tokens(ResponseSchema):
         required=True, metadata={"description": "Tokens of the whole text, special tokens included."}
     )
     truncated = fields.Boolean(required=True, metadata={"description": "Whether the model reads less than that."})
+    unknown = fields.Integer(
+        required=True, metadata={"description": "How many of the ids stand for what the model has no token for."}
+    )
 
 
 class TokenizeResponse(ResponseSchema):
     examples = {
         "texts": {
             "tokens": [
-                {"ids": [101, 1037, 4937, 2938, 2006, 1996, 13523, 1012, 102], "count": 9, "truncated": False},
-                {"ids": [101, 15768, 3062, 2006, 6928, 1012, 102], "count": 7, "truncated": False},
+                {
+                    "ids": [101, 1037, 4937, 2938, 2006, 1996, 13523, 1012, 102],
+                    "count": 9,
+                    "truncated": False,
+                    "unknown": 0,
+                },
+                {"ids": [101, 15768, 3062, 2006, 6928, 1012, 102], "count": 7, "truncated": False, "unknown": 0},
             ],
             "model": DEFAULT_MODEL,
             "max_length": 512,

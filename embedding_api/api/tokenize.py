@@ -19,8 +19,8 @@ def tokenize():
     encoder = current_app.extensions["encoder"]
     tokens = embedding.tokenize(payload.pop("texts"), is_query=payload["is_query"], whole=True)
     rows = [
-        {"ids": ids, "count": length, "truncated": length > len(ids)}
-        for ids, length in zip(tokens.ids, tokens.lengths, strict=True)
+        {"ids": ids, "count": length, "truncated": length > len(ids), "unknown": unknown}
+        for ids, length, unknown in zip(tokens.ids, tokens.lengths, tokens.unknown, strict=True)
     ]
     return {
         "tokens": in_blocks(rows),

@@ -7,7 +7,16 @@ import numpy as np
 
 
 class TooManyTokens(Exception):
-    """The texts have more tokens together than the caller allows."""
+    """The texts have more tokens together than the caller allows.
+
+    Attributes:
+        fit: how many of the texts, from the first one on, have no more than that.
+        estimate: about how many tokens all of them have, as far as they were tokenized.
+    """
+
+    def __init__(self, fit: int, estimate: int) -> None:
+        super().__init__(f"some {estimate} tokens; the first {fit} texts fit")
+        self.fit, self.estimate = fit, estimate
 
 
 @dataclass(frozen=True)
@@ -18,10 +27,14 @@ class TokenizedTexts:
         ids: for each text its token ids, special tokens included, as an int32 array; in the order of the texts.
         lengths: for each text the tokens it has in whole; if that was not asked for, at least one more than `ids` has
             where it was cut.
+        unknown: for each text how many of its ids stand for something that the model has no token for.
+        blank: the indexes of the texts that leave no token but the special ones (and those of a query prompt).
     """
 
     ids: list[np.ndarray]
     lengths: list[int]
+    unknown: list[int]
+    blank: list[int]
 
     @cached_property
     def truncated(self):
@@ -30,7 +43,8 @@ class TokenizedTexts:
         return [index for index, (ids, length) in lengths if length > len(ids)]
 
     def __add__(self, other):
-        return TokenizedTexts(self.ids + other.ids, self.lengths + other.lengths)
+        blank = self.blank + [len(self.ids) + index for index in other.blank]
+        return TokenizedTexts(self.ids + other.ids, self.lengths + other.lengths, self.unknown + other.unknown, blank)
 
     @cached_property
     def count(self):

@@ -41,6 +41,7 @@ class Encoder:
         self._engine = engine
         self.micro_batch_tokens = engine.micro_batch_tokens
         self.max_length = tokenizer.max_length
+        self._prompt_length = len(tokenizer([query_prompt]).ids[0])
         self._self_test_ids = tokenizer([SELF_TEST]).ids
         self._self_test_vector = engine.forward(self._self_test_ids)
         self._self_test_passed = None
@@ -97,9 +98,14 @@ class Encoder:
         Raises:
             TooManyTokens: the texts have more than `max_tokens` tokens together.
         """
-        if is_query and self.query_prompt:
-            texts = [self.query_prompt + text for text in texts]
-        return self._tokenizer(texts, max_tokens, self.heartbeat, whole)
+        prompt = self.query_prompt if is_query else ""
+        tokens = self._tokenizer([prompt + text for text in texts], max_tokens, self.heartbeat, whole)
+        if prompt:
+            # A blank text adds no token to the prompt. Where another adds none, its letters have joined the prompt's.
+            short = [index for index, ids in enumerate(tokens.ids) if len(ids) <= self._prompt_length < self.max_length]
+            blank = self._tokenizer([texts[index] for index in short]).blank
+            tokens.blank.extend(short[index] for index in blank)
+        return tokens
 
     def encode(self, ids, *, normalize=True):
         """Token ids to a float32 array of shape (len(ids), dimension), in their order.

@@ -36,6 +36,8 @@ class Tokenizer:
         start = full.index(bare[0])
         self._prefix, self._suffix = full[:start], full[start + len(bare) :]
         self._room = max_length - len(self._prefix) - len(self._suffix)
+        # WordPiece and WordLevel name it; byte-level BPE has none.
+        self._unknown = backend.token_to_id(getattr(backend.model, "unk_token", None) or "<unk>")
         # There the words of a text are tokenized one by one, each without a look at its neighbours.
         self._word_by_word = isinstance(backend.pre_tokenizer, BertPreTokenizer) and isinstance(
             backend.model, WordPiece
@@ -50,19 +52,24 @@ class Tokenizer:
         Raises:
             TooManyTokens: they have more than `max_tokens` together; found out as early as possible.
         """
-        ids, lengths, count = [], [], 0
+        tokens, count, fit = TokenizedTexts([], [], [], []), 0, 0
         special = len(self._prefix) + len(self._suffix)
         for chunk in self._chunks(texts):
-            if ids:
+            if tokens.ids:
                 heartbeat()
             most = self._room if not whole else math.inf if max_tokens is None else max_tokens - count
             for bare in self._encode(chunk, most, heartbeat):
-                ids.append(np.array([*self._prefix, *bare[: self._room], *self._suffix], np.int32))
-                lengths.append(len(bare) + special)
-                count += lengths[-1] if whole else len(ids[-1])
+                if not bare:
+                    tokens.blank.append(len(tokens.ids))
+                kept = bare[: self._room]
+                tokens.unknown.append(kept.count(self._unknown))
+                tokens.ids.append(np.array([*self._prefix, *kept, *self._suffix], np.int32))
+                tokens.lengths.append(len(bare) + special)
+                count += tokens.lengths[-1] if whole else len(tokens.ids[-1])
+                fit += max_tokens is None or count <= max_tokens
             if max_tokens is not None and count > max_tokens:
-                raise TooManyTokens
-        return TokenizedTexts(ids, lengths)
+                raise TooManyTokens(fit, count * len(texts) // len(tokens.ids))
+        return tokens
 
     def _chunks(self, texts):
         chunk, size = [], 0

@@ -1,0 +1,137 @@
+"""`/api`: what Ollama's clients call to embed, and before they do."""
+
+from datetime import UTC, datetime
+from time import perf_counter
+
+from flask import Blueprint, current_app, g, request
+
+from embedding_api import __version__
+from embedding_api.api import embedding, error_handlers
+from embedding_api.api.json_provider import in_blocks
+from embedding_api.api.ollama_schemas import (
+    DETAILS,
+    OllamaEmbeddingsRequest,
+    OllamaEmbeddingsResponse,
+    OllamaEmbedRequest,
+    OllamaEmbedResponse,
+    OllamaErrorResponse,
+    OllamaShowRequest,
+    OllamaShowResponse,
+    OllamaTagsResponse,
+    OllamaVersionResponse,
+)
+from embedding_api.api.operation import operation
+from embedding_api.api.request_body import load_payload
+from embedding_api.errors import ApiError
+
+blueprint = Blueprint("ollama", __name__, url_prefix="/api")
+_embed_schema, _embeddings_schema, _show_schema = OllamaEmbedRequest(), OllamaEmbeddingsRequest(), OllamaShowRequest()
+_loaded = datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@blueprint.errorhandler(ApiError)
+def _render(error):
+    # Ollama's clients show `error` as it is. Its own status for wrong fields is 400.
+    return error_handlers.respond(error, 400 if error.status == 422 else error.status, {"error": str(error)})
+
+
+@blueprint.post("/embed")
+@operation(
+    "Turn texts into vectors, as Ollama does",
+    request=OllamaEmbedRequest,
+    response=OllamaEmbedResponse,
+    errors=(404,),
+    reports_usage=True,
+    error=OllamaErrorResponse,
+)
+def ollama_embed():
+    payload = load_payload(_embed_schema)
+    _check_model(payload["model"])
+    tokens = embedding.tokenize(payload.pop("input"), name="input[{}]", truncate=payload["truncate"])
+    embeddings = embedding.encode(tokens)
+    return embedding.respond(
+        tokens,
+        model=_served(),
+        embeddings=in_blocks(embeddings),
+        total_duration=round(1e9 * (perf_counter() - g.started)),
+        load_duration=0,
+        prompt_eval_count=tokens.count,
+    )
+
+
+@blueprint.post("/embeddings")
+@operation(
+    "Turn one text into a vector, as Ollama did before",
+    request=OllamaEmbeddingsRequest,
+    response=OllamaEmbeddingsResponse,
+    errors=(404,),
+    reports_usage=True,
+    error=OllamaErrorResponse,
+)
+def ollama_embeddings():
+    payload = load_payload(_embeddings_schema)
+    _check_model(payload["model"])
+    tokens = embedding.tokenize([payload.pop("prompt")], name="prompt")
+    [vector] = embedding.encode(tokens)
+    return embedding.respond(tokens, embedding=vector)
+
+
+@blueprint.get("/tags")
+@operation("The model, as Ollama lists them", response=OllamaTagsResponse, error=OllamaErrorResponse)
+def ollama_tags():
+    encoder = current_app.extensions["encoder"]
+    model = {"name": _served(), "model": _served(), "modified_at": _loaded, "size": 0}
+    return {"models": [model | {"digest": encoder.revision or "", "details": _details()}]}
+
+
+@blueprint.get("/version")
+@operation("The service's version, as Ollama tells its own", response=OllamaVersionResponse, error=OllamaErrorResponse)
+def ollama_version():
+    return {"version": __version__}
+
+
+@blueprint.post("/show")
+@operation(
+    "What the model is, as Ollama shows it",
+    request=OllamaShowRequest,
+    response=OllamaShowResponse,
+    errors=(404,),
+    error=OllamaErrorResponse,
+)
+def ollama_show():
+    payload = load_payload(_show_schema)
+    _check_model(payload["model"] or payload["name"])
+    encoder = current_app.extensions["encoder"]
+    return {
+        "modelfile": "",
+        "parameters": "",
+        "template": "{{ .Prompt }}",
+        "details": _details(),
+        "model_info": {
+            "general.architecture": "bert",
+            "bert.context_length": encoder.max_length,
+            "bert.embedding_length": encoder.dimension,
+        },
+        "capabilities": ["embedding"],
+        "modified_at": _loaded,
+    }
+
+
+@blueprint.route("/<path:name>", methods=["GET", "POST", "DELETE"])
+def ollama_other(name):
+    message = f"There is no {request.method} {request.path[:200]} here: this service embeds, by POST /api/embed."
+    raise ApiError("not_found", message)
+
+
+def _check_model(name):
+    # Ollama's clients add a tag to a name without one.
+    embedding.check_model(name and name.removesuffix(":latest"))
+
+
+def _details():
+    level = {"float32": "F32", "bfloat16": "BF16"}.get(current_app.extensions["encoder"].dtype, "")
+    return DETAILS | {"quantization_level": level}
+
+
+def _served():
+    return current_app.extensions["encoder"].model_name
