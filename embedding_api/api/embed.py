@@ -5,7 +5,7 @@ from flask import Blueprint, current_app, g
 from embedding_api.api import embedding, error_handlers, tei
 from embedding_api.api.json_provider import in_blocks
 from embedding_api.api.operation import operation
-from embedding_api.api.request_body import load, read_json
+from embedding_api.api.request_body import invalid_fields, load, read_json
 from embedding_api.api.schemas import EmbedRequest, EmbedResponse, ErrorResponse
 from embedding_api.api.tei_schemas import TEIEmbedRequest, TEIEmbedResponse, TEIErrorResponse
 from embedding_api.errors import ApiError
@@ -31,7 +31,10 @@ def _render(error):
 def embed():
     data = read_json(_request_schema)
     # This path is text-embeddings-inference's as well.
-    if isinstance(data, dict) and "inputs" in data and "texts" not in data:
+    if isinstance(data, dict) and data.get("inputs") is not None:
+        if data.get("texts") is not None:
+            message = "'texts' and 'inputs' are two names for the same. Send one of them."
+            raise invalid_fields([{"param": "inputs", "message": message}])
         g.is_tei = True
         return tei.embed(data)
     payload = load(_request_schema, data)
