@@ -5,6 +5,7 @@ from werkzeug.exceptions import default_exceptions
 
 from embedding_api.app import create_app
 from embedding_api.errors import ClientGone, overloaded
+from tests.support.errors import assert_error
 from tests.support.tiny import TinyEngine, tiny_encoder
 
 PRIVATE = "a private text"
@@ -15,15 +16,6 @@ class BrokenEngine(TinyEngine):
         if len(batch[0]) > 12:
             raise RuntimeError(f"broken by {PRIVATE}")
         return super().forward(batch)
-
-
-def assert_error(response, status, code):
-    assert response.status_code == status
-    assert response.content_type == "application/json"
-    error = response.json["error"]
-    assert list(error) == ["message", "type", "param", "code", "details"]
-    assert error["code"] == code
-    assert error["message"]
 
 
 def test_unknown_path_says_where_embeddings_are(client):

@@ -3,10 +3,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from test_errors import assert_error
 
 from embedding_api.api.openai_schemas import OpenAIEmbeddingsResponse, OpenAIModel, OpenAIModels
 from embedding_api.app import create_app
+from tests.support.errors import assert_error
 from tests.support.tiny import tiny_encoder
 
 

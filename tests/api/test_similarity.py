@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from test_errors import assert_error
 
 from embedding_api.api.schemas import SimilarityResponse
+from tests.support.errors import assert_error
 
 
 def similarity(client, texts, **fields):

@@ -1,7 +1,7 @@
 import pytest
-from test_errors import assert_error
 
 from embedding_api.api.schemas import TokenizeResponse
+from tests.support.errors import assert_error
 from tests.support.server import figures
 from tests.support.tiny import tiny_backend
 
