@@ -38,9 +38,7 @@ def tokenize(texts, *, name="texts[{}]", is_query=None, truncate=True, whole=Fal
     encoder, limit = current_app.extensions["encoder"], current_app.extensions["settings"].max_tokens
     if "query" in request.blueprints:
         if is_query is False:
-            message = (
-                "On this path texts are queries, and the request says that they are not. Use the path without '/query'."
-            )
+            message = "Texts are queries on this path, and the request says that they are none. Leave '/query' out."
             raise invalid_fields([{"param": None, "message": message}])
         is_query = True
     started = perf_counter()

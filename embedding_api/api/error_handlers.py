@@ -40,7 +40,9 @@ def _render_http_exception(error):
     if isinstance(error, NotFound):
         paths = [rule.rule for rule in current_app.url_map.iter_rules() if not rule.arguments]
         near = get_close_matches(path, paths, n=1)
-        hint = f"Did you mean {near[0]}?" if near else "Embeddings are at POST /embed, and for OpenAI's clients under /v1."
+        hint = (
+            f"Did you mean {near[0]}?" if near else "Embeddings are at POST /embed, and for OpenAI's clients under /v1."
+        )
         message = f"There is nothing at {path}. {hint}"
     elif isinstance(error, MethodNotAllowed) and error.valid_methods:
         methods = " or ".join(sorted({*error.valid_methods} - {"HEAD", "OPTIONS"}))

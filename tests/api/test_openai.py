@@ -25,7 +25,8 @@ def embed(client, texts, **fields):
 
 def test_response_has_the_shape_of_openai(client):
     response = embeddings(client, ["abc", "de"])
-    assert list(response.json) == ["object", "data", "model", "usage"]
+    assert list(response.json) == ["id", "object", "data", "model", "usage"]
+    assert response.json["id"] == f"embd-{response.headers['X-Request-ID']}"
     assert response.json["object"] == "list"
     assert [list(item) for item in response.json["data"]] == [["object", "index", "embedding"]] * 2
     assert [(item["object"], item["index"]) for item in response.json["data"]] == [("embedding", 0), ("embedding", 1)]
@@ -45,14 +46,66 @@ def test_base64_is_little_endian_float32(client):
     assert np.array_equal(decoded, np.float32(embed(client, ["abc", "de"])))
 
 
-def test_a_query_gets_the_prompt(client):
-    query = vectors(embeddings(client, "abc", input_type="query"))
-    assert query == embed(client, "abc", is_query=True) != embed(client, "abc")
-    assert vectors(embeddings(client, "abc", input_type="document")) == embed(client, "abc")
+@pytest.mark.parametrize(
+    ("fields", "is_query"),
+    [
+        ({"input_type": "query"}, True),
+        ({"input_type": "search_query"}, True),
+        ({"input_type": "document"}, False),
+        ({"input_type": "passage"}, False),
+        ({"input_type": "search_document"}, False),
+        ({"task": "retrieval.query"}, True),
+        ({"task": "retrieval.passage"}, False),
+        ({"prompt_name": "query"}, True),
+        ({"input_type": "query", "task": "retrieval.query", "prompt_name": "query"}, True),
+    ],
+)
+def test_a_query_gets_the_prompt_however_it_is_said(client, fields, is_query):
+    assert vectors(embeddings(client, "abc", **fields)) == embed(client, "abc", is_query=is_query)
+    assert embed(client, "abc", is_query=True) != embed(client, "abc")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"truncate": True},
+        {"truncate": "END"},
+        {"truncation": True},
+        {"output_dtype": "float"},
+        {"output_dimension": 8},
+        {"encoding_format": "float"},
+    ],
+)
+def test_what_others_ask_for_and_is_done_anyway_is_taken(client, fields):
+    assert vectors(embeddings(client, ["abc", "a" * 15], **fields)) == embed(client, ["abc", "a" * 15])
+
+
+@pytest.mark.parametrize("fields", [{"truncate": False}, {"truncate": "NONE"}, {"truncation": False}])
+def test_long_texts_may_be_an_error_however_it_is_said(client, fields):
+    response = embeddings(client, ["abc", "a" * 15], **fields)
+    assert_error(response, 400, "text_too_long")
+    assert response.json["error"]["param"] == "input[1]"
+    assert "Has 17 tokens, and the model reads 16" in response.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"input_type": "document", "task": "retrieval.query"}, "input_type"),
+        ({"input_type": "passage", "prompt_name": "query"}, "input_type"),
+        ({"truncate": "NONE", "truncation": True}, "truncate"),
+    ],
+)
+def test_contradictions_are_told(client, fields, param):
+    response = embeddings(client, "abc", **fields)
+    assert_error(response, 400, "invalid_fields")
+    assert response.json["error"]["param"] == param
+    assert "contradict" in response.json["error"]["message"]
 
 
 def test_what_others_may_leave_empty_is_as_if_left_out(client):
-    optional = dict.fromkeys(["model", "encoding_format", "dimensions", "user", "input_type", "truncate"])
+    names = ["model", "encoding_format", "dimensions", "user", "input_type", "truncate", "task", "prompt_name"]
+    optional = dict.fromkeys([*names, "truncation", "output_dtype", "output_dimension"])
     assert vectors(embeddings(client, "abc", **optional)) == embed(client, "abc")
     assert client.post("/v1/embeddings", json={"input": "abc"}).status_code == 200
 
@@ -65,7 +118,7 @@ def test_the_dimensions_that_it_has(client, dimensions):
 @pytest.mark.parametrize("dimensions", [4, 0, -1, 1024, 8.5, "8", True, [8]])
 def test_other_dimensions(client, dimensions):
     response = embeddings(client, "abc", dimensions=dimensions)
-    assert_error(response, 422, "invalid_fields")
+    assert_error(response, 400, "invalid_fields")
     assert response.json["error"]["param"] == "dimensions"
     assert "8 dimensions" in response.json["error"]["message"]
 
@@ -81,16 +134,30 @@ def test_token_ids_are_refused_with_the_way_out(client, ids):
 @pytest.mark.parametrize("wrong", [[], "", " ", None, 5, {}, [""], ["a", 5], [["a"]], [[]], [None], [True], [1.5]])
 def test_wrong_input(client, wrong):
     response = embeddings(client, wrong)
-    assert_error(response, 422, "invalid_fields")
+    assert_error(response, 400, "invalid_fields")
     assert response.json["error"]["param"].startswith("input")
 
 
 @pytest.mark.parametrize(
-    "fields", [{"encoding_format": "int8"}, {"input_type": "passage"}, {"user": 5}, {"model": ["a"]}, {"inputs": "a"}]
+    "fields",
+    [
+        {"encoding_format": "int8"},
+        {"input_type": "classification"},
+        {"input_type": ["query"]},
+        {"task": "text-matching"},
+        {"prompt_name": "passage"},
+        {"truncate": "START"},
+        {"truncate": 1},
+        {"truncation": "END"},
+        {"output_dtype": "int8"},
+        {"output_dimension": 4},
+        {"model": ["a"]},
+        {"inputs": "a"},
+    ],
 )
 def test_wrong_fields_are_named(client, fields):
     response = embeddings(client, "abc", **fields)
-    assert_error(response, 422, "invalid_fields")
+    assert_error(response, 400, "invalid_fields")
     assert response.json["error"]["param"] == next(iter(fields))
 
 
@@ -102,20 +169,17 @@ def test_a_body_that_is_empty_or_no_object_is_told_of_its_own_fields(client):
 
 def test_too_many_texts_and_tokens(client):
     response = embeddings(client, ["a"] * 11)
-    assert_error(response, 422, "invalid_fields")
+    assert_error(response, 400, "invalid_fields")
     assert "at most 10" in response.json["error"]["message"]
     response = embeddings(client, ["a" * 14] * 8)
     assert_error(response, 413, "too_many_tokens")
     assert response.json["error"]["param"] == "input"
 
 
-def test_long_texts(client):
+def test_long_texts_are_cut_and_named(client):
     response = embeddings(client, ["abc", "a" * 15])
     assert response.headers["X-Truncated-Texts"] == "1"
     assert response.json["usage"]["total_tokens"] == 5 + 16
-    response = embeddings(client, ["abc", "a" * 15], truncate=False)
-    assert_error(response, 422, "text_too_long")
-    assert response.json["error"]["param"] == "input[1]"
 
 
 def test_other_models_are_taken_unless_the_operator_says_no(client, settings):
@@ -126,6 +190,8 @@ def test_other_models_are_taken_unless_the_operator_says_no(client, settings):
     response = embeddings(strict, "abc", model="text-embedding-3-small")
     assert_error(response, 404, "model_not_found")
     assert "'tiny'" in response.json["error"]["message"]
+    assert_error(strict.get("/v1/models/text-embedding-3-small"), 404, "model_not_found")
+    assert strict.get("/v1/models/tiny").json["id"] == "tiny"
 
 
 def test_models(client):
@@ -135,7 +201,7 @@ def test_models(client):
     assert (model["id"], model["object"], model["owned_by"]) == ("tiny", "model", "local")
     assert client.get("/v1/models/tiny").json == model
     assert OpenAIModel().validate(model) == {}
-    assert_error(client.get("/v1/models/gpt-4"), 404, "model_not_found")
+    assert client.get("/v1/models/text-embedding-3-small").json == model
 
 
 @pytest.mark.parametrize("path", ["/v1/models/org/tiny", "/v1/models/org%2Ftiny"])
@@ -148,4 +214,4 @@ def test_a_model_with_an_owner(settings, path):
 
 
 def test_many_other_values_are_not_taken_for_token_ids(client):
-    assert_error(embeddings(client, ["a"] * 1900), 422, "invalid_fields")
+    assert_error(embeddings(client, ["a"] * 1900), 400, "invalid_fields")

@@ -14,7 +14,7 @@ def test_ids_and_count_are_those_of_the_model(client):
     response = tokenize(client, ["abc", "de"])
     expected = [tiny_backend().encode(text).ids for text in ("abc", "de")]
     assert response.json == {
-        "tokens": [{"ids": ids, "count": len(ids), "truncated": False} for ids in expected],
+        "tokens": [{"ids": ids, "count": len(ids), "truncated": False, "unknown": 0} for ids in expected],
         "model": "tiny",
         "max_length": 16,
     }
@@ -23,6 +23,11 @@ def test_ids_and_count_are_those_of_the_model(client):
 
 def test_a_query_has_the_prompt(client):
     assert tokenize(client, "abc", is_query=True).json == tokenize(client, "q: abc").json
+
+
+def test_what_the_model_has_no_token_for_is_counted(client):
+    response = tokenize(client, ["a🦀b", "🦀 🦀", "ab"])
+    assert [text["unknown"] for text in response.json["tokens"]] == [1, 2, 0]
 
 
 @pytest.mark.parametrize(("letters", "truncated"), [(14, False), (15, True), (40, True)])
