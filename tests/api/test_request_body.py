@@ -38,11 +38,31 @@ def error_of(response):
         b"[" * 900,
         b'{"texts": "a' + b"[" * 9000,
         json.dumps({"texts": "a"}).encode("utf-16"),
-        b"\xef\xbb\xbf" + json.dumps({"texts": "a"}).encode(),
     ],
 )
 def test_what_is_not_json_in_utf8(client, body):
     assert error_of(post(client, body)) == (400, "invalid_json")
+
+
+def test_a_byte_order_mark_is_skipped(client):
+    body = json.dumps({"texts": "a"}).encode()
+    assert post(client, b"\xef\xbb\xbf" + body).data == post(client, body).data
+
+
+@pytest.mark.parametrize(
+    ("value", "param"),
+    [
+        ({"texts": ["ok", "cut \ud83d"]}, "texts[1]"),
+        ({"texts": "\ude00 cut"}, "texts"),
+        ({"texts": "ok", "other": {"more": ["\ud83d"]}}, "other.more[0]"),
+        ({"texts": "ok", "\ud83d": 1}, "?"),
+    ],
+)
+def test_half_a_character_is_named_with_its_text(client, value, param):
+    response = post(client, json.dumps(value))
+    assert error_of(response) == (400, "invalid_json")
+    assert response.json["error"]["param"] == param
+    assert response.json["error"]["message"].startswith(f"{param}: Ends or begins with half of a character")
 
 
 @pytest.mark.parametrize("depth", [100, 1000, 1022, 1025, 4000])

@@ -149,3 +149,20 @@ def test_real_tokenizer(encoder, sentence_transformer, documents):
     tokens = encoder.tokenize(documents)
     assert lists(tokens) == theirs
     assert all(len(ids) == encoder.max_length for ids in (tokens.ids[index] for index in tokens.truncated))
+
+
+def test_what_is_blank_or_unknown_is_told(tiny):
+    _, tokenizer = tiny
+    tokens = tokenizer(["ab", "\u200b", "a 🦀 🦀", " ", "🦀"])
+    assert tokens.blank == [1, 3]
+    assert tokens.unknown == [0, 0, 2, 0, 1]
+    both = tokens + tokenizer(["a", "\u200b🦀", "\x00"])
+    assert both.blank == [1, 3, 7]
+    assert both.unknown == [0, 0, 2, 0, 1, 0, 1, 0]
+
+
+def test_too_many_tokens_are_told_with_how_many_texts_fit(tiny):
+    _, tokenizer = tiny
+    with pytest.raises(TooManyTokens) as raised:
+        tokenizer(["abc"] * 10, max_tokens=24)
+    assert (raised.value.fit, raised.value.estimate) == (4, 50)
