@@ -43,7 +43,6 @@ class Application:
         response = None
         try:
             cfg.pre_request(self._worker, request)
-            request.body.seek(0)
             refusal = prefix.admit(request) or self._refusal(connection)
             response, environ = wsgi.create(request, connection, connection.address, connection.server_address, cfg)
             environ["embedding.refusal"] = refusal

@@ -42,7 +42,7 @@ class Request(HeaderPolicy):
         begun: whether anything has arrived but empty lines.
         has_head, complete: whether the head, and the whole request, have arrived.
         expects_continue: whether the client waits for "100 Continue" before it sends the body.
-        body: a file of the body as far as it has arrived.
+        body: a file of the body as far as it has arrived, positioned at its start.
         must_close: whether the connection must be closed after the answer.
     """
 
@@ -156,12 +156,12 @@ class Request(HeaderPolicy):
 
     def on_body(self, part):
         if not self.complete:
+            self.body.seek(0, io.SEEK_END)
             self.body.write(part)
+            self.body.seek(0)
 
     def on_message_complete(self):
-        if not self.complete:
-            self.complete = True
-            self.body.seek(0)
+        self.complete = True
 
     def _raise_limits(self):
         if self._head_bytes:
