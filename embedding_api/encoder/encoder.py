@@ -113,16 +113,19 @@ class Encoder:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
 
-    def compute(self, ids):
+    def compute(self, ids, in_this_thread=False):
         """The vectors of token ids before normalisation, as a float32 array of shape (len(ids), dimension).
 
-        What is worth more than one core goes to the compute threads; this thread then waits, and calls the heartbeat.
-        The vectors do not depend on the number of threads.
+        Several micro-batches go to the compute threads; this thread waits for them, and calls the heartbeat. The
+        vectors do not depend on the number of threads.
+
+        Args:
+            in_this_thread: whether to compute all micro-batches in this thread, without heartbeats.
         """
-        batches = list(self.micro_batches(ids, self._threads.count))
+        batches = list(self.micro_batches(ids, 1 if in_this_thread else self._threads.count))
         batched_ids = [[ids[index] for index in batch] for batch in batches]
-        if len(batches) == 1:
-            results = [self.forward(*batched_ids)]
+        if in_this_thread or len(batches) == 1:
+            results = map(self.forward, batched_ids)
         else:
             results = self._threads.run(self.forward, batched_ids, self.heartbeat)
         vectors = np.empty((len(ids), self.dimension), dtype=np.float32)

@@ -206,7 +206,8 @@ class Batcher:
             return
         began = time.monotonic()
         try:
-            vectors = self._forward([text for _, texts, _, _ in batch for text in texts])
+            # One forward pass, unless padding makes several cheaper.
+            vectors = self._encoder.compute([text for _, texts, _, _ in batch for text in texts], in_this_thread=True)
         except Exception as error:
             for task, *_ in batch:
                 task.throw(error)
@@ -225,13 +226,6 @@ class Batcher:
                 self._answer(task, own)
             else:
                 self._computed.append((task, own))
-
-    def _forward(self, texts):
-        """The vectors of texts; in one forward pass, unless padding makes several cheaper."""
-        vectors = np.empty((len(texts), self._encoder.dimension), np.float32)
-        for rows in self._encoder.micro_batches(texts):
-            vectors[rows] = self._encoder.forward([texts[row] for row in rows])
-        return vectors
 
     def collect(self):
         """Take note of what the compute threads have finished."""
