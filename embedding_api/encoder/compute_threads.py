@@ -61,8 +61,8 @@ class ComputeThreads(ThreadPoolExecutor):
 
 
 def _begin(nice):
-    # On Linux this is the niceness of the calling thread alone. To raise it needs no privilege, but a sandbox may forbid
-    # it.
+    # On Linux this is the niceness of the calling thread alone. To raise it needs no privilege, but a sandbox may
+    # forbid it.
     with suppress(OSError):
         os.nice(nice)
     # The main thread handles signals; a signal that is delivered to this thread would not wake it.
