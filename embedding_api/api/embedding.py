@@ -1,4 +1,4 @@
-"""From a request's texts to their vectors, and what the answer's headers and the log say of that."""
+"""From a request's texts to their vectors, with the figures for the answer's headers and the log."""
 
 from time import perf_counter
 
@@ -17,7 +17,7 @@ def tokenize(texts, *, name="texts[{}]", is_query=False, truncate=True, whole=Fa
         name: what errors call a text; its index goes into the braces.
         is_query: whether they get the query prompt.
         truncate: whether texts may be cut.
-        whole: whether to count what is cut as well.
+        whole: whether to count the tokens that are cut as well.
 
     Raises:
         ApiError: 413 if there are too many tokens, 422 if a text is too long and may not be cut.
@@ -55,13 +55,13 @@ def encode(tokens, *, normalize=True):
 
 
 def respond(tokens, **fields):
-    """The response with these fields in its body, and headers that tell what was done for it."""
+    """The response with these fields in its body, and with headers for its texts, its tokens and their time."""
     response = current_app.json.response(**fields)
     response.headers["X-Texts"] = str(len(tokens.ids))
     response.headers["X-Tokens"] = str(tokens.count)
     response.headers["X-Truncated"] = str(len(tokens.truncated))
     if tokens.truncated:
-        # Proxies give all headers together 4 KB as a rule: the first texts stand for the rest.
+        # Only the first: proxies usually limit all headers together to 4 KB.
         response.headers["X-Truncated-Texts"] = ",".join(map(str, tokens.truncated[:MAX_REPORTED]))
     figures = g.figures
     timing = [f"{name};dur={figures.get(f'{name}_ms', 0)}" for name in ("queue", "tokenize", "encode")]

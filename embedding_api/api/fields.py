@@ -3,11 +3,11 @@
 from flask import current_app
 from marshmallow import ValidationError, fields, validate
 
-# A request can hold thousands of wrong texts; so many are named.
+# The most fields or texts that an error or a header names: a request can have thousands.
 MAX_REPORTED = 20
 
-# What str.strip() leaves nothing of is blank.
-# To JavaScript, whose regular expressions these are, white space is a little less, and the byte order mark is some.
+# Blank means that `str.strip()` leaves nothing. JSON Schema has JavaScript's regular expressions, whose `\s` lacks some
+# characters and has the byte order mark; the pattern accounts for both.
 _NOT_BLANK = {"type": "string", "pattern": r"[^\s\x1c-\x1f\x85]|\ufeff"}
 
 
@@ -84,7 +84,7 @@ def _mistake(text):
 
 
 def choice(default, *choices, **metadata):
-    """A field for one of some strings."""
+    """A field that takes one of these strings, or null."""
     return fields.String(
         load_default=default,
         allow_none=True,
@@ -94,7 +94,7 @@ def choice(default, *choices, **metadata):
 
 
 class PerTextOrPair(fields.Field):
-    """A list with an entry for each text, which without a query is a list of its own."""
+    """A list with a number for each text; without a query, with a list of numbers for each."""
 
     def __init__(self, kind, description, required=True):
         super().__init__(required=required, metadata={"description": description})

@@ -19,7 +19,7 @@ from embedding_api.errors import ApiError
 
 blueprint = Blueprint("openai", __name__, url_prefix="/v1")
 _request_schema = OpenAIEmbeddingsRequest()
-_loaded = int(time.time())
+_loaded_at = int(time.time())
 
 
 @blueprint.post("/embeddings")
@@ -33,7 +33,7 @@ _loaded = int(time.time())
 def create_embeddings():
     payload = load_payload(_request_schema)
     if current_app.extensions["settings"].accept_models == "served" and payload["model"] is not None:
-        _check(payload["model"])
+        _check_model(payload["model"])
     tokens = embedding.tokenize(
         payload.pop("input"),
         name="input[{}]",
@@ -48,7 +48,7 @@ def create_embeddings():
         tokens,
         object="list",
         data=in_blocks(rows),
-        model=_served(),
+        model=_model_name(),
         usage={"prompt_tokens": tokens.count, "total_tokens": tokens.count},
     )
 
@@ -64,23 +64,23 @@ def list_models():
     "The model, by its name",
     response=OpenAIModel,
     errors=(404,),
-    parameters={"model": lambda: {"type": "string", "enum": [_served()]}},
+    parameters={"model": lambda: {"type": "string", "enum": [_model_name()]}},
 )
 def retrieve_model(model):
-    _check(model)
+    _check_model(model)
     return _model()
 
 
 def _model():
-    owner = _served().rpartition("/")[0] or "local"
-    return {"id": _served(), "object": "model", "created": _loaded, "owned_by": owner}
+    owner = _model_name().rpartition("/")[0] or "local"
+    return {"id": _model_name(), "object": "model", "created": _loaded_at, "owned_by": owner}
 
 
-def _check(name):
-    if name != _served():
-        message = f"The model '{name[:100]}' is not served here. Ask for '{_served()}'."
+def _check_model(name):
+    if name != _model_name():
+        message = f"The model '{name[:100]}' is not served here. Ask for '{_model_name()}'."
         raise ApiError("model_not_found", message, param="model")
 
 
-def _served():
+def _model_name():
     return current_app.extensions["encoder"].model_name

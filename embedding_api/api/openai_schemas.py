@@ -24,14 +24,14 @@ class OpenAIInput(Texts):
 
 
 def token_ids():
-    """The error for them: they are numbers in another model's vocabulary, and the vectors would be silently wrong."""
+    """The error for token ids: they are of another model's vocabulary, and the vectors would be silently wrong."""
     message = "The input is token ids, which mean nothing to this model. Send texts."
     hint = "LangChain does with OpenAIEmbeddings(check_embedding_ctx_length=False)."
     return ApiError("token_ids", f"{message} {hint}", param="input")
 
 
 class Dimensions(fields.Field):
-    """The length of the vectors, for those who want to say what it is anyway."""
+    """The length of the vectors. Only the model's own is taken."""
 
     default_error_messages = {
         "invalid": "The vectors have {dimension} dimensions, and this model was not trained to have them cut."
@@ -42,7 +42,7 @@ class Dimensions(fields.Field):
         return {"type": ["integer", "null"], "enum": [dimension(), None]}
 
     def _deserialize(self, value, attr, data, **kwargs):
-        # A float that is whole is an integer to JSON, and true is none.
+        # In JSON 384.0 is an integer, and true is none; in Python True is 1.
         if isinstance(value, bool) or value != dimension():
             raise self.make_error("invalid", dimension=dimension())
         return value
@@ -78,7 +78,7 @@ class OpenAIEmbeddingsRequest(StrictSchema):
     )
 
     def check_raw(self, body):
-        # Some documents as token ids are more values than a body may hold.
+        # A few documents can have more token ids than a body may have values.
         if _TOKEN_IDS.search(body):
             raise token_ids()
 

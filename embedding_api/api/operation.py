@@ -1,4 +1,4 @@
-"""What the API's description says of a view, beside it."""
+"""A decorator that keeps what the API's description says of a view beside the view."""
 
 
 def operation(
@@ -10,15 +10,16 @@ def operation(
     parameters=None,
     reports_usage=False,
 ):
-    """A decorator that describes a view.
+    """A decorator that sets the view's attribute `operation`, which `openapi` reads.
 
     Args:
+        summary: one line that says what it does.
         request: the schema of its body, if it takes one.
         response: the schema of what it answers with, if that is JSON of one kind.
         errors: statuses of errors beyond those of any request.
         content_type: the content type of what it answers.
-        reports_usage: whether headers tell what was computed.
-        parameters: for each parameter in its path, what makes its JSON schema.
+        parameters: for each parameter in its path a function that makes its JSON schema.
+        reports_usage: whether its headers have the texts, tokens and times.
     """
 
     def decorate(view):
