@@ -1,4 +1,4 @@
-// What no forward pass on one core can beat: the micro-kernels on operands in the first level of caches, and memory.
+// The speed limits of a forward pass on one core: the micro-kernels on operands in the L1 cache, and reading memory.
 
 #include "tile.h"
 
@@ -19,7 +19,7 @@ void multiply_tiles_bfloat16(int times) {
         multiply_bfloat16(sums, PANEL, pairs, DEPTH, (const int32_t *)b, TILE_ROWS, DEPTH, FETCH_NOTHING);
 }
 
-// The sum of all values, in as many sums as keep memory busy.
+// The sum of all values. It is computed in several sums at once, as additions one after the other would be the limit.
 float read(const float *values, size_t count) {
     vec totals[8] = {0};
     for (size_t i = 0; i < count; i += 8 * LANES)

@@ -74,7 +74,7 @@ def bounds():
     )
     largest = max(settings.max_body_bytes, settings.max_texts * limits.VECTOR_BYTES)
     memory = f"{limits.LARGE_PAYLOADS * largest >> 20} MB"
-    patience = f"{settings.client_timeout} s, and 1 s for each {connection.SLOWEST >> 10} KB"
+    patience = f"{settings.client_timeout} s, and 1 s for each {connection.MIN_BYTES_PER_SECOND >> 10} KB"
     body, idle = f"{settings.max_body_bytes >> 20} MB", f"{kept} s (`--keep-alive`)"
     connections = f"{gunicorn.worker_connections:,} (`--worker-connections`)"
     discarded = f"{connection.DISCARD_BYTES >> 20} MB, {connection.DISCARD_SECONDS} s"
@@ -85,7 +85,7 @@ def bounds():
             "Large requests, and bodies that wait for memory, in a worker": f", {settings.max_waiting} divided",
             "Connections in the backlog": f"{int(backlog):,} (`--backlog`)",
             "Tokens of a forward pass": f"{KernelEngine.micro_batch_tokens} ",
-            "Compute threads of a worker": f"at most {worker.MOST_THREADS} ",
+            "Compute threads of a worker": f"at most {worker.MAX_THREADS} ",
             "Connections of a worker": connections,
             "Bodies of more than 64 KB, and tokens of large requests, in a worker": memory,
             "Vectors of large requests, in a worker": memory,

@@ -9,7 +9,7 @@ from flask_cors import CORS
 
 from embedding_api.errors import ApiError
 
-# Probes and people who look for how to call have no keys, and what they are told is no secret.
+# Open to all, and without secrets: probes, and the pages that say how to call the service.
 _PROBES = {"health.health", "health.ready"}
 _PAGES = {"pages.index", "pages.file", "openapi.page", "openapi.asset", "openapi.openapi"}
 _OPEN = _PROBES | _PAGES
@@ -22,7 +22,7 @@ def init_app(app):
     if settings.cors_origins:
         # Browsers hide all other headers from the page.
         exposed = ["Retry-After", "Server-Timing", "X-Request-ID", "X-Texts", "X-Tokens", "X-Truncated"]
-        # Patterns, as flask-cors takes an address with brackets for one, and looks at the beginning only.
+        # Patterns of the whole origin: flask-cors takes a string with brackets for one, and matches its beginning only.
         origins = ["*" if name == "*" else re.compile(re.escape(name) + r"\Z") for name in settings.cors_origins]
         CORS(app, origins=origins, expose_headers=[*exposed, "X-Truncated-Texts", "X-Unknown-Tokens"], max_age=600)
 
@@ -31,10 +31,10 @@ def check_key():
     """Check the key that the current request carries, if keys are set.
 
     Raises:
-        ApiError: 401 if it carries none, or another.
+        ApiError: 401 if it carries none, or one that is not set.
     """
     keys = current_app.extensions["api_keys"]
-    # A preflight request cannot carry a key, and what is not there needs none.
+    # A preflight request cannot carry a key, and a path that does not exist needs none.
     is_open = request.endpoint is None or request.endpoint in current_app.extensions["open"]
     if not keys or is_open or request.method == "OPTIONS":
         return
@@ -42,7 +42,7 @@ def check_key():
     if scheme.lower() != "bearer" or not key.strip():
         raise _unauthorized("missing_api_key", "Send your API key in the header 'Authorization: Bearer YOUR_KEY'.", "")
     sent = _digest(key.strip())
-    # All of them, and as digests of one length: the time taken tells nothing about any key.
+    # Compare all, as digests of one length, so that the time taken says nothing about any key.
     matches = [hmac.compare_digest(sent, digest) for digest in keys]
     if not any(matches):
         message = "The API key is not valid. Send one that the service's operator has given you."

@@ -1,4 +1,4 @@
-"""From a request's texts to their vectors, and what the answer's headers and the log say of that."""
+"""From a request's texts to their vectors, with the figures for the answer's headers and the log."""
 
 from time import perf_counter
 
@@ -29,7 +29,7 @@ def tokenize(texts, *, name="texts[{}]", is_query=None, truncate=True, whole=Fal
         name: what errors call a text; its index goes into the braces.
         is_query: whether they get the query prompt; None where the request does not say.
         truncate: whether texts may be cut.
-        whole: whether to count what is cut as well.
+        whole: whether to count the tokens that are cut as well.
 
     Raises:
         ApiError: 413 if there are too many tokens; 422 if a text is blank, or is too long and may not be cut, or if the
@@ -83,14 +83,14 @@ def encode(tokens, *, normalize=True):
 
 
 def respond(tokens, *rows, **fields):
-    """The response with these fields or rows in its body, and headers that tell what was done for it."""
+    """The response with these fields or rows in its body, and with headers for its texts, its tokens and their time."""
     response = current_app.json.response(*rows, **fields)
     response.headers["X-Texts"] = str(len(tokens.ids))
     response.headers["X-Tokens"] = str(tokens.count)
     response.headers["X-Truncated"] = str(len(tokens.truncated))
     response.headers["X-Unknown-Tokens"] = str(sum(tokens.unknown))
     if tokens.truncated:
-        # Proxies give all headers together 4 KB as a rule: the first texts stand for the rest.
+        # Only the first: proxies usually limit all headers together to 4 KB.
         response.headers["X-Truncated-Texts"] = ",".join(map(str, tokens.truncated[:MAX_REPORTED]))
     figures = g.figures
     timing = [f"{name};dur={figures.get(f'{name}_ms', 0)}" for name in ("queue", "tokenize", "encode")]

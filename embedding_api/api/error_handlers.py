@@ -1,4 +1,4 @@
-"""What goes wrong in a request becomes a response of the one JSON shape.
+"""Turns every error of a request into a response of the one JSON shape.
 
 A blueprint that speaks another dialect has an error handler of its own for `ApiError`.
 """
@@ -54,7 +54,8 @@ def _render_http_exception(error):
 
 
 def _render_client_gone(error):
-    # nginx's number for it, for the log and the metrics. A client that reads it has closed its sending half only.
+    # 499, nginx's status for it, is for the log and the metrics: only a client that has closed just its sending half
+    # reads this.
     message = "The connection was closed for sending before the answer was ready. Keep it open until then."
     return _in_dialect(ApiError("client_gone", message))
 

@@ -7,11 +7,11 @@ from marshmallow import ValidationError, fields, validate
 
 from embedding_api.errors import ApiError
 
-# A request can hold thousands of wrong texts; so many are named.
+# The most fields or texts that an error or a header names: a request can have thousands.
 MAX_REPORTED = 20
 
-# What str.strip() leaves nothing of is blank.
-# To JavaScript, whose regular expressions these are, white space is a little less, and the byte order mark is some.
+# Blank means that `str.strip()` leaves nothing. JSON Schema has JavaScript's regular expressions, whose `\s` lacks some
+# characters and has the byte order mark; the pattern accounts for both.
 _NOT_BLANK = {"type": "string", "pattern": r"[^\s\x1c-\x1f\x85]|\ufeff"}
 
 
@@ -105,7 +105,7 @@ def check_raw_for_token_ids(body, param):
 
 
 class Dimensions(fields.Field):
-    """The length of the vectors, for those who want to say what it is anyway."""
+    """The length of the vectors. Only the model's own is taken."""
 
     default_error_messages = {
         "invalid": "The vectors have {dimension} dimensions, and this model was not trained to have them cut."
@@ -116,7 +116,7 @@ class Dimensions(fields.Field):
         return {"type": ["integer", "null"], "enum": [dimension(), None]}
 
     def _deserialize(self, value, attr, data, **kwargs):
-        # A float that is whole is an integer to JSON, and true is none.
+        # In JSON 384.0 is an integer, and true is none; in Python True is 1.
         if isinstance(value, bool) or value != dimension():
             raise self.make_error("invalid", dimension=dimension())
         return value
@@ -175,7 +175,7 @@ def _mistake(text):
 
 
 def choice(default, *choices, **metadata):
-    """A field for one of some strings."""
+    """A field that takes one of these strings, or null."""
     return fields.String(
         load_default=default,
         validate=validate.OneOf(choices, error=f"Must be {' or '.join(choices)}."),
@@ -184,7 +184,7 @@ def choice(default, *choices, **metadata):
 
 
 class PerTextOrPair(fields.Field):
-    """A list with an entry for each text, which without a query is a list of its own."""
+    """A list with a number for each text; without a query, with a list of numbers for each."""
 
     def __init__(self, kind, description, required=True):
         super().__init__(required=required, metadata={"description": description})

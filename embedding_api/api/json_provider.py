@@ -4,7 +4,7 @@ import orjson
 from flask import current_app
 from flask.json.provider import JSONProvider
 
-# Rows of an answer that are computed or written between two heartbeats. To write 1,024 numbers takes 35 µs.
+# Rows of an answer that are computed or written between two heartbeats. Writing 1,024 numbers takes 35 µs.
 BLOCK_ROWS = 128
 
 
@@ -30,7 +30,7 @@ def blocks(count):
 
 
 def in_blocks(rows):
-    """A part of an answer: many rows, a list or an array, are written to JSON here, block by block.
+    """Rows of an answer, a list or an array. Many are written to JSON here, block by block.
 
     The answer has the same bytes as with the rows themselves.
     """

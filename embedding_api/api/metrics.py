@@ -30,13 +30,13 @@ def _text(registry):
         try:
             return generate_latest(registry)
         except struct.error:
-            # A worker that starts has made its file this moment, and nothing is in it yet.
+            # A worker that starts has just made its file, which is still empty.
             sleep(0.01)
     return generate_latest(registry)
 
 
 class _Service:
-    """What is known at any time and need not be counted."""
+    """Metrics whose values are known at any time and need not be counted."""
 
     def __init__(self, encoder, server):
         self._encoder, self._server = encoder, server

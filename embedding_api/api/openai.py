@@ -19,7 +19,7 @@ from embedding_api.errors import ApiError
 
 blueprint = Blueprint("openai", __name__, url_prefix="/v1")
 _request_schema = OpenAIEmbeddingsRequest()
-_loaded = int(time.time())
+_loaded_at = int(time.time())
 
 
 @blueprint.errorhandler(ApiError)
@@ -52,7 +52,7 @@ def create_embeddings():
         id=f"embd-{g.request_id}",
         object="list",
         data=in_blocks(rows),
-        model=_served(),
+        model=_model_name(),
         usage={"prompt_tokens": tokens.count, "total_tokens": tokens.count},
     )
 
@@ -76,9 +76,9 @@ def retrieve_model(model):
 
 
 def _model():
-    owner = _served().rpartition("/")[0] or "local"
-    return {"id": _served(), "object": "model", "created": _loaded, "owned_by": owner}
+    owner = _model_name().rpartition("/")[0] or "local"
+    return {"id": _model_name(), "object": "model", "created": _loaded_at, "owned_by": owner}
 
 
-def _served():
+def _model_name():
     return current_app.extensions["encoder"].model_name

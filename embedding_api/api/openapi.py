@@ -1,4 +1,4 @@
-"""`GET /openapi.json`: the API's description, made of the schemas that check it. `GET /docs`: a page to try it on."""
+"""`GET /openapi.json`: the API's description, made of the schemas that check it. `GET /docs`: a page to try it."""
 
 import re
 from http import HTTPStatus
@@ -23,7 +23,7 @@ _SWAGGER_UI = files("flask_swagger_ui") / "dist"
 _ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
 _VERSION = version("flask-swagger-ui")
 
-# What may go wrong with any request, and with one that has a body.
+# The statuses of errors that any request may get, and that one with a body may get.
 _ANY = (400, 403, 405, 408, 414, 417, 431, 500)
 _BODY = (413, 415, 422, 499, 503)
 
@@ -71,7 +71,7 @@ def _describe(app):
         openapi_version="3.1.0",
         plugins=[plugin],
         info={"description": "Turns texts into vectors for search, clustering and classification."},
-        # Where this description is, which may be behind a proxy's prefix.
+        # Relative to this description, as a proxy may add a prefix.
         servers=[{"url": "."}],
     )
     plugin.converter.add_attribute_function(_own_description)

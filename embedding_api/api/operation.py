@@ -1,4 +1,4 @@
-"""What the API's description says of a view, beside it."""
+"""A decorator that keeps what the API's description says of a view beside the view."""
 
 from embedding_api.api.schemas import ErrorResponse
 
@@ -13,16 +13,17 @@ def operation(
     reports_usage=False,
     error=ErrorResponse,
 ):
-    """A decorator that describes a view.
+    """A decorator that sets the view's attribute `operation`, which `openapi` reads.
 
     Args:
-        request: the schema of its body, if it takes one; or a list of those it takes.
-        response: the schema of what it answers with, if that is JSON of one kind; or a list.
+        summary: one line that says what it does.
+        request: the schema of its body, if it takes one; or a list of schemas.
+        response: the schema of what it answers with, if that is JSON of one kind; or a list of schemas.
         errors: statuses of errors beyond those of any request.
         content_type: the content type of what it answers.
-        reports_usage: whether headers tell what was computed.
-        parameters: for each parameter in its path, what makes its JSON schema.
-        error: the schema of its errors; or a list.
+        parameters: for each parameter in its path a function that makes its JSON schema.
+        reports_usage: whether its headers have the texts, tokens and times.
+        error: the schema of its errors, or a list of schemas.
     """
 
     def decorate(view):

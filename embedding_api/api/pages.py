@@ -10,17 +10,17 @@ from embedding_api.api.operation import operation
 blueprint = Blueprint("pages", __name__)
 
 _DIRECTORY = Path(__file__).parent.parent / "static"
-# In the files' path, so that a browser may keep them for good.
+# In the path of the files: it changes with them, so a browser may keep them for a year.
 _VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_DIRECTORY.iterdir()))).hexdigest()[:12]
 _YEAR = 365 * 24 * 60 * 60
-# A Hugging Face Space is shown in a frame.
+# Hugging Face shows a Space in a frame.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
     " frame-ancestors 'self' https://huggingface.co; base-uri 'none'; form-action 'none'"
 )
 
 
-# Under a prefix its path may be empty. The framework's own answer to that would be a redirect as an HTML page.
+# strict_slashes: under a prefix the path may be empty, and Flask would answer that with a redirect as an HTML page.
 @blueprint.get("/", strict_slashes=False)
 @operation("What there is; for browsers, a page")
 def index():
@@ -43,7 +43,7 @@ def index():
             info=f"{root}/info",
         )
     elif not request.environ["PATH_INFO"]:
-        # The page's links are relative to the slash.
+        # The page's links are relative, and need the slash.
         response = Response(status=308, headers={"Location": f"{root}/"}, mimetype="text/plain")
     else:
         settings = current_app.extensions["settings"]
@@ -73,10 +73,10 @@ def render(template, **context):
 
 
 def send(directory, name, keep):
-    """A file of a directory, always in whole: a range or a condition may end in an error page.
+    """A file of a directory, always whole: for a range or a condition Flask may answer with an HTML error page.
 
     Args:
-        keep: whether a browser may keep it for good. While a new version of the service takes over, one of them may be
-            asked for the files of the other.
+        keep: whether a browser may keep it for a year. Not if the path has another version: during an update the old
+            service may be asked for the new one's files, and the other way round.
     """
     return send_from_directory(str(directory), name, conditional=False, max_age=_YEAR if keep else None)

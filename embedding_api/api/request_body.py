@@ -1,4 +1,4 @@
-"""Read a JSON request body so that nothing a client can send is more than a 4xx."""
+"""Reads JSON request bodies. Whatever a client sends, the worst answer is a 4xx."""
 
 import codecs
 import json
@@ -11,7 +11,7 @@ from marshmallow import ValidationError
 from embedding_api.api.fields import MAX_REPORTED
 from embedding_api.errors import ApiError, ClientGone
 
-# Bytes that are looked at between two heartbeats. It takes 1 ms, or 8 ms if all of them are quotes.
+# Bytes that are counted between two heartbeats. It takes 1 ms, or 8 ms if all of them are quotes.
 SLICE_BYTES = 256 * 1024
 
 
@@ -89,7 +89,7 @@ def _read_body(limit):
     except (ApiError, ClientGone):
         raise
     except Exception as error:
-        # Servers have exceptions of their own for it.
+        # Each WSGI server has its own exceptions for this.
         raise _incomplete("The body could not be read to its end") from error
     if len(body) > limit:
         raise _too_large(limit)
@@ -109,9 +109,9 @@ def _incomplete(what):
 
 def _parse(body, schema):
     max_texts = current_app.extensions["settings"].max_texts
-    # Each text is a string and a comma. Up to twice as many still get the message that counts them.
+    # A text is two tokens: a string and a comma. Up to twice as many texts still get the message that counts them.
     most = 4 * max_texts + 1000
-    tokens, keys = _count(body, most)
+    tokens, keys = _count_json_tokens(body, most)
     # Checked before parsing: 8 MB of "[],[],…" would become hundreds of MB of Python objects.
     if tokens > most:
         schema.check_raw(body)
@@ -126,25 +126,25 @@ def _parse(body, schema):
         raise ApiError("invalid_json", _not_json(body, error)) from None
     if len(body) > SLICE_BYTES:
         _heartbeat()
-    # There are other keys than those of this object: of objects within it, or double ones.
+    # The body has more keys than this object: those of objects within it, or the same key twice.
     if isinstance(data, dict) and len(data) != keys:
-        # The largest would be in memory twice.
+        # Free it first, so that the largest body is not in memory twice.
         del data
         data = _with_unique_keys(body)
     return data
 
 
-def _count(body, most):
+def _count_json_tokens(body, most):
     """Count the tokens of a JSON document before it is parsed: strings, commas, opening brackets; and count the keys.
 
-    It stops when there are more than `most` tokens. Of what is not JSON the counts mean nothing.
+    It stops when there are more than `most` tokens. If the body is not JSON, the counts mean nothing.
     """
     tokens = keys = start = 0
     in_string = False
     while True:
         part = body[start : start + SLICE_BYTES]
         if len(part) == SLICE_BYTES and (len(part) - len(part.rstrip(b"\\"))) % 2:
-            # Its last backslash begins an escape that the next slice shall have in whole.
+            # Leave the last backslash, which begins an escape, to the next slice.
             part = part[:-1]
         start += len(part)
         # Without escaped quotes, each quote begins or ends a string.
@@ -198,7 +198,7 @@ def _whole(text):
 
 
 def _with_unique_keys(body):
-    # orjson keeps the last of two equal keys without a word, and half of what was sent would go missing.
+    # orjson keeps the last of two equal keys without an error, so half of the texts could be lost.
     try:
         return json.loads(body, object_pairs_hook=_unique)
     except RecursionError:

@@ -11,7 +11,7 @@ from embedding_api.api import auth, request_id
 def init_app(app):
     app.before_request(_start)
     app.after_request(_finish)
-    app.teardown_request(_leave)
+    app.teardown_request(_tear_down)
 
 
 def _start():
@@ -22,13 +22,13 @@ def _start():
     metrics.in_progress.inc()
     g.in_progress = True
     auth.check_key()
-    # The server has found a reason to refuse the request before the application saw it.
+    # The server's reason to refuse the request, if there is one. After the key: a client without one gets a 401.
     if refusal := request.environ.get("embedding.refusal"):
         raise refusal
 
 
 def _finish(response):
-    # The route and not the path: somebody will put a text there.
+    # The route and not the path, in which somebody may send a text.
     route = request.url_rule.rule if request.url_rule else None
     seconds = perf_counter() - g.started
     response.headers[request_id.HEADER] = g.request_id
@@ -37,6 +37,6 @@ def _finish(response):
     return response
 
 
-def _leave(error):
+def _tear_down(error):
     if g.pop("in_progress", False):
         metrics.in_progress.dec()

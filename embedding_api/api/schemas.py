@@ -37,7 +37,7 @@ class StrictSchema(Schema):
         return {name: value for name, value in data.items() if value is not None or name not in optional}
 
     def check_raw(self, body):
-        """Find a better error for a body, as bytes, that holds too many values to parse them."""
+        """Raise a more exact `ApiError`, if there is one, for a body (bytes) that has too many values to parse it."""
 
     def handle_error(self, error, data, **kwargs):
         if isinstance(data, dict):
@@ -107,7 +107,7 @@ class SimilarityRequest(StrictSchema):
 
 
 class ResponseSchema(Schema):
-    """A response. Only described here: dumping through it would touch every number.
+    """A response, only described: views do not dump through it, as marshmallow would handle each number in Python.
 
     Attributes:
         examples: responses by what they show.

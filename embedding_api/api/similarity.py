@@ -25,7 +25,7 @@ def similarity():
     if has_query:
         # Last, so that the headers' indexes are those of the texts.
         tokens += embedding.tokenize([payload.pop("query")], name="query", is_query=True, truncate=truncate)
-    # In float64 and then rounded, or equal texts would differ in their last digits, by where they stand.
+    # In float64 and then rounded: in float32 the scores of equal texts would differ in their last digits.
     embeddings = embedding.encode(tokens).astype(np.float64)
     scores = _rounded(embeddings[:-1] @ embeddings[-1]) if has_query else _scores_of_pairs(embeddings)
     answer = {"scores": in_blocks(scores)}
@@ -47,12 +47,15 @@ def _rounded(scores):
 
 
 def _ranked(scores):
-    """The indexes of the scores by their fall, and where equal in their order."""
+    """The indexes of the scores, highest first; equal scores stay in their order."""
     return np.argsort(-scores, stable=True).astype(np.uint32)
 
 
 def _others_ranked(scores):
-    """For each text the indexes of the others. Row by row: all at once would take the memory several times."""
+    """For each text the indexes of the others, best first, as an array of shape (texts, texts - 1).
+
+    It goes row by row, as all rows at once would take several times the memory.
+    """
     ranking = np.empty((len(scores), len(scores) - 1), np.uint32)
     for block in blocks(len(scores)):
         for index in range(len(scores))[block]:

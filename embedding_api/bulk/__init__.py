@@ -1,8 +1,8 @@
-"""Embed a corpus: from files to a file, with every core, in bounded memory, and to be continued after any end.
+"""Embed a corpus, from files to a file, on every core and in bounded memory. A stopped run resumes where it stopped.
 
-reading -> windows of rows -> pool or cluster: their vectors -> parts, a file for each window -> writing: the output
+inputs: windows of rows -> pool or ray_cluster: their vectors -> checkpoint: a part for each window -> outputs: one file
 """
 
 
 class BulkError(Exception):
-    """What stops a run, told in one sentence that says what to do. What was done before remains."""
+    """A run cannot continue. The message is one sentence that says what to do. Finished windows remain."""

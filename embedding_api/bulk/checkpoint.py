@@ -1,4 +1,4 @@
-"""What is done of a run: a file for each window, in a folder beside the output, until that is written in one go."""
+"""The finished windows of a run: a file for each, in a folder beside the output, until the output is written."""
 
 import contextlib
 import fcntl
@@ -17,12 +17,12 @@ EMBEDDING = "embedding"
 
 @dataclass
 class WindowStats:
-    """What a run has seen.
+    """Counts over one window or several.
 
     Attributes:
-        rows: of the input.
-        tokens: of the embedded texts, after truncation.
-        truncated: texts without their end.
+        rows: rows of the input.
+        tokens: tokens of the embedded texts, after truncation.
+        truncated: texts that were truncated.
         without_text: rows whose vector is null.
     """
 
@@ -36,27 +36,27 @@ class WindowStats:
 
 
 def check_output(output):
-    """Before any work is done.
+    """Check, before any work is done, that the output can be written.
 
     Raises:
-        BulkError: the output is there, and no parts are left that it shall be made of anew; or it cannot be there.
+        BulkError: the output exists, and there is no run to resume; or it cannot be a file in an existing directory.
     """
     if output.exists() and not (parts_folder(output) / _RUN).exists():
-        raise _is_there(output)
+        raise _exists_error(output)
     if output.is_dir() or not output.parent.is_dir():
         raise BulkError(f"{output} cannot be a file in a directory that exists: name another output.")
 
 
-def _is_there(output):
+def _exists_error(output):
     return BulkError(f"{output} is there already: delete it, or name another output.")
 
 
-def _cannot_be_written(path, error):
+def _write_error(path, error):
     return BulkError(f"{path} cannot be written ({error.strerror or error}): mend that, and start again to go on.")
 
 
 def parts_folder(output):
-    """Where the parts of an output are."""
+    """The folder with the parts of an output."""
     return output.with_name(f"{output.name}.parts")
 
 
@@ -66,14 +66,14 @@ def finished(output):
 
 
 class Checkpoint:
-    """The finished windows of a run. A part is there in whole or not at all, whenever the process or the machine ends.
+    """The finished windows of a run, for a `with` statement. A part is complete or absent, even after a crash.
 
     Args:
         output: the `Path` of the output; the parts are in a folder of its name and ".parts".
-        run: what vectors depend on, apart from the texts; a run goes on only with the same.
+        run: a dictionary of what the vectors depend on, apart from the texts; a run resumes only with an equal one.
 
     Raises:
-        BulkError: another process is at work there, or the folder holds parts of another run.
+        BulkError: another process works on this output, or the folder holds parts of another run.
     """
 
     def __init__(self, output, run):
@@ -86,7 +86,7 @@ class Checkpoint:
             self._folder.mkdir(exist_ok=True)
             self._lock = open(self._folder / _LOCK, "w")
         except OSError as error:
-            raise _cannot_be_written(self._folder, error) from error
+            raise _write_error(self._folder, error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._compare()
@@ -113,9 +113,9 @@ class Checkpoint:
         elif others := [file.name for file in self._folder.iterdir() if file.suffix != ".tmp" and file.name != _LOCK]:
             raise BulkError(f"{self._folder} holds {others[0]}, but no {_RUN}: delete the folder, or rename it.")
         elif self._output.exists():
-            # Another process has made it while this one was starting.
+            # Another process has finished the output while this one was starting.
             self.remove()
-            raise _is_there(self._output)
+            raise _exists_error(self._output)
         else:
             self.replace(_RUN, lambda file: file.write(json.dumps(self._run, indent=1).encode()))
 
@@ -143,7 +143,11 @@ class Checkpoint:
         return WindowStats(**noted)
 
     def write(self, window, vectors, totals):
-        """Keep a window with its vectors, of shape (rows, dimension); rows without text have null."""
+        """Write the part of a window: its rows and their vectors, of shape (rows, dimension); without text it is null.
+
+        Raises:
+            BulkError: it cannot be written.
+        """
         missing = pa.array([text is None for text in window.texts])
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1], mask=missing)
         table = window.table.append_column(EMBEDDING, column)
@@ -157,7 +161,7 @@ class Checkpoint:
         self.replace(self._path(window.index).name, write)
 
     def check(self, rows):
-        """See that the parts are those of the whole input, which has so many rows, and of nothing more.
+        """Check that the parts together have as many rows as the input.
 
         Raises:
             BulkError: the input had more rows when the run was begun.
@@ -168,7 +172,7 @@ class Checkpoint:
             )
 
     def tables(self):
-        """The parts, one by one, each of them a table in a file that is mapped into memory."""
+        """The parts, one by one, as tables in memory-mapped files."""
         for path in self._paths():
             with pa.memory_map(str(path)) as file:
                 yield pa.ipc.open_file(file).read_all()
@@ -181,10 +185,15 @@ class Checkpoint:
         return sorted(self._folder.glob("*.arrow"))
 
     def replace(self, name, write, target=None):
-        """Have a file written, by a function of the open file, and only then give it its name, for good.
+        """Write a file by a function of the open file, sync it to disk, and only then give it its name.
+
+        Args:
+            name: its name in the folder, for the time that it is written.
+            write: called with the file, open for bytes.
+            target: the `Path` that it gets; by default `name` in the folder.
 
         Raises:
-            BulkError: it cannot be written, for example as the disk is full.
+            BulkError: it cannot be written, for example because the disk is full.
         """
         temporary, target = self._folder / f"{name}.tmp", target or self._folder / name
         try:
@@ -195,13 +204,13 @@ class Checkpoint:
             os.replace(temporary, target)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise _cannot_be_written(target, error) from error
+            raise _write_error(target, error) from error
         folder = os.open(target.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
 
     def remove(self):
-        """Delete the folder, but for what is not this class's. The run's note goes last: until then it can go on."""
+        """Delete the run's files, and the folder if it is then empty. Parts go first: until then the run can resume."""
         for pattern in ("*.arrow", "*.tmp", _RUN, _LOCK):
             for path in self._folder.glob(pattern):
                 path.unlink()

@@ -1,4 +1,4 @@
-"""`embedding-api embed`."""
+"""The command `embedding-api embed`."""
 
 import signal
 from functools import partial
@@ -34,7 +34,7 @@ from embedding_api.errors import ConfigError
 @click.option(
     "--workers",
     type=click.IntRange(1),
-    help="Threads that compute, or actors on Ray; by default one for each core there is.",
+    help="Threads that compute, or actors on Ray; by default one for each core.",
 )
 @click.option(
     "--engine",
@@ -49,9 +49,9 @@ def embed(inputs, output, column, format, query, no_normalize, dtype, strict, wo
 
     IN are files or quoted patterns of JSONL, CSV, TSV, Parquet or plain text, which may be compressed, or - for
     standard input. OUT is a file of Parquet, JSONL (both with all columns of the input) or NumPy (.npy). Stopped at any
-    time and started again, it goes on where it was. The EMBEDDING_… variables choose the model, as for the service.
+    time and started again, it resumes where it stopped. The EMBEDDING_… variables choose the model, as for the service.
     """
-    # Only now: other commands need not wait until these are imported.
+    # Imported here, so that other commands start without them.
     from embedding_api.bulk import BulkError, run
     from embedding_api.bulk.checkpoint import check_output
     from embedding_api.bulk.inputs import Inputs

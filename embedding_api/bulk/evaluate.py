@@ -12,12 +12,12 @@ from embedding_api.config import Settings
 from embedding_api.encoder.compute_threads import usable_cores
 from embedding_api.errors import ConfigError
 
-# Of each query so many documents are ranked.
+# The number of documents that are ranked for each query.
 _DEPTH = 100
 
 
 class CollectionError(Exception):
-    """A folder is no collection; told in one sentence."""
+    """A folder is not a collection. The message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Collection:
     """Texts, and which are relevant to which.
 
     Attributes:
-        documents: by id; those without text are left out.
-        queries: by id; those without any judgement are left out.
-        judgements: by query and document how relevant it is; 0 and less is not.
+        documents: texts by id; documents without text are left out.
+        queries: texts by id; queries without any judgement are left out.
+        judgements: by the query's and the document's id, how relevant the document is; 0 or less means not at all.
     """
 
     documents: dict[str, str]
@@ -36,7 +36,7 @@ class Collection:
 
 
 def load(folder, split="test"):
-    """A collection in BEIR's format, or the Cranfield collection.
+    """Load a collection in BEIR's format, or the Cranfield collection; returns a `Collection`.
 
     Args:
         folder: with corpus.jsonl, queries.jsonl and qrels/<split>.tsv (https://github.com/beir-cellar/beir), or with
@@ -80,8 +80,8 @@ def _jsonl(path):
 
 
 def _cranfield(folder):
-    # Queries are judged by their position, not by the number that stands beside them. The grades' order is disputed, so
-    # each counts the same: 1 to 4 are relevant, -1 is not.
+    # Judgements name queries by their position in the file, not by their number in it. The order of the grades is
+    # disputed, so all of 1 to 4 count as relevant, and -1 does not.
     documents, queries = _cranfield_texts(folder / "cran.all.1400"), _cranfield_texts(folder / "cran.qry")
     judgements = {}
     for line in (folder / "cranqrel").read_text().splitlines():
@@ -103,7 +103,7 @@ def measure(collection, documents, queries):
         queries: the queries', of shape (queries, dimension).
 
     Returns:
-        the three means over the queries, each from 0 to 1, by ir_measures (https://ir-measur.es), which takes them from
+        the three means over the queries, each from 0 to 1, as ir_measures (https://ir-measur.es) computes them with
         trec_eval.
     """
     import ir_measures

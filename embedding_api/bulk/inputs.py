@@ -1,4 +1,4 @@
-"""Read texts, and whatever stands beside them, from files in bounded memory."""
+"""Read texts and the columns beside them from files, in bounded memory."""
 
 import codecs
 import csv
@@ -23,25 +23,26 @@ STDIN = "-"
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".txt": "text"}
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 
-# A window is what is sorted by length, computed and written together, and what a kill can cost: a minute of two cores'
-# work for abstracts of 200 tokens.
+# A window is sorted by length, computed and written together. If the process is killed, the work on one window is lost:
+# at most a minute of two cores' work for abstracts of 200 tokens.
 WINDOW_ROWS = 1024
 WINDOW_BYTES = 16 * 1024 * 1024
-# A longer line, or field of CSV, is none of a corpus, but a sign of missing line ends or quotes.
+# A longer line, or field of CSV, means that line ends or quotes are missing.
 MOST_LINE_BYTES = 64 * 1024 * 1024
+# Values that are nested deeper are stored as JSON text.
 _DEEPEST = 30
 
 
 @dataclass(frozen=True)
 class Window:
-    """Rows that stand together in an input.
+    """Consecutive rows of an input.
 
     Attributes:
-        index: its number among all of the inputs, from 0.
+        index: its number among the windows of all inputs, from 0.
         table: the rows with all their columns.
-        texts: what is to be embedded, None where a row has no text: it is null, blank, or not text.
-        place: the file and the number of its first row, for people.
-        fraction: how much of all inputs has been read with it, from 0 to 1, or None where nobody knows.
+        texts: the texts to embed; None where a row has no text, as it is null, blank, or not text.
+        place: the file and the number of its first row, from 1, for messages.
+        fraction: the share of all inputs that has been read, this window included, from 0 to 1; None if unknown.
     """
 
     index: int
@@ -57,7 +58,7 @@ class Window:
 
     @cached_property
     def digest(self):
-        """As text, a hash of the rows, and of which have a text."""
+        """A hash of the rows and of which of them have a text, in hexadecimal digits."""
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, self.table.schema) as writer:
             writer.write_table(self.table.combine_chunks())
@@ -67,7 +68,7 @@ class Window:
 
     @property
     def without_text(self):
-        """The rows without text, for people: `corpus.jsonl row 17`."""
+        """The names of the rows without text, for messages: `corpus.jsonl row 17`."""
         name, first = self.place
         return [f"{name} row {first + index}" for index, text in enumerate(self.texts) if text is None]
 
@@ -86,7 +87,7 @@ class Inputs:
 
     def __init__(self, patterns, column="text", format=None):
         self._column = column
-        # A process with another working directory may read as well.
+        # Another process, with another working directory, may read the inputs.
         self._directory = os.getcwd()
         paths = [path for pattern in patterns for path in _expand(pattern)]
         self._files = [(path, format or _format(path)) for path in paths]
@@ -94,7 +95,7 @@ class Inputs:
             raise BulkError("Parquet cannot be read from standard input: name the file.")
         if STDIN in paths and sys.stdin is None:
             raise BulkError("Standard input is closed: name a file.")
-        # Pipes have none.
+        # In bytes; a pipe has none.
         self._sizes = [Path(path).stat().st_size if Path(path).is_file() else None for path in paths]
 
     @property
@@ -106,7 +107,7 @@ class Inputs:
         """All rows as `Window`s, the same ones at each call.
 
         Raises:
-            BulkError: a file cannot be read, is damaged, or lacks the column; those before it were yielded.
+            BulkError: a file cannot be read, is damaged, or lacks the column; the windows before were yielded.
         """
         numbers = count()
         for index, (path, format) in enumerate(self._files):
@@ -123,11 +124,11 @@ class Inputs:
 
 
 class _Source:
-    """A file of which it can be told how much has been read, decompressed if its name says that it is compressed.
+    """An open file that knows how much of it has been read. It is decompressed if its name says that it is compressed.
 
     Attributes:
         stream: the file's bytes.
-        fraction: how much of it has been read, where its position does not tell.
+        fraction: the share that has been read, from 0 to 1, if the file's position does not show it; otherwise None.
     """
 
     def __init__(self, path, directory):
@@ -147,7 +148,7 @@ class _Source:
 
 @contextmanager
 def _as_bulk_error(path):
-    """Turn what goes wrong with a file into one sentence, which never has a text in it."""
+    """Turn errors of reading a file into a `BulkError`, whose message never quotes a text."""
     name = "Standard input" if path == STDIN else path
     try:
         yield
@@ -158,12 +159,12 @@ def _as_bulk_error(path):
     except (pa.ArrowException, OSError) as error:
         if getattr(error, "errno", None):
             raise BulkError(f"{name} cannot be read ({error.strerror}).") from error
-        # A decompressor's errors have no number.
+        # Errors of decompression have no number.
         raise BulkError(f"{name} is damaged, or not of the format that its name or --format says.") from error
 
 
 class _InputError(Exception):
-    """Completes a sentence that begins with the file's name."""
+    """The message completes a sentence that begins with the file's name."""
 
 
 def _expand(pattern):
@@ -204,7 +205,7 @@ def _lines(source):
 
 
 def _windows(rows):
-    """Lists of as many rows as a window has. Rows come with their size, in bytes."""
+    """Group rows into lists, one for each window. Each row comes with its size in bytes."""
     window, total = [], 0
     for row, size in rows:
         window.append(row)
@@ -249,7 +250,7 @@ def _object(number, line):
 
 
 def _array(values):
-    """A column of JSON's values; of values that have no type in common, as JSON, but for strings."""
+    """A column of values from JSON. Values without a common type become JSON text; strings stay as they are."""
     try:
         array = pa.array(values)
     except (pa.ArrowException, OverflowError):
@@ -260,19 +261,19 @@ def _array(values):
 
 
 def storable(type, depth=0):
-    """Whether files can hold a type: Parquet has no objects without any field, and Arrow's files nest no deeper."""
+    """Whether files can hold a type: Parquet has no structs without fields, and Arrow's files limit the nesting."""
     if depth > _DEEPEST or (pa.types.is_struct(type) and not type.num_fields):
         return False
     return all(storable(type.field(index).type, depth + 1) for index in range(type.num_fields))
 
 
 def as_json(values):
-    """Values as JSON, but for strings, and None for None."""
+    """Values as JSON text; strings and None stay as they are."""
     return [value if value is None or isinstance(value, str) else to_json(value).decode() for value in values]
 
 
 def to_json(value, option=None):
-    """JSON, also of what only other formats have: bytes in hexadecimal, exact decimals and durations as strings."""
+    """A value as JSON. Bytes become hexadecimal digits; other types that JSON lacks, such as decimals, strings."""
     return orjson.dumps(value, default=_other, option=option)
 
 
@@ -281,7 +282,7 @@ def _other(value):
 
 
 def _read_csv(source, column, delimiter=","):
-    # All columns stay text: to guess would make 1 of an id 001, and fail where a later row has another type.
+    # All columns stay text: a guess would turn the id 001 into 1, and fail where a later row has another type.
     csv.field_size_limit(MOST_LINE_BYTES)
     reader = csv.reader((line.decode() for _, line in _lines(source)), delimiter=delimiter, strict=True)
     try:
@@ -309,7 +310,7 @@ def _csv_rows(reader, width):
 
 
 def _read_parquet(source, column):
-    # In pages, not in whole row groups, which may be larger than the memory.
+    # Read page by page: a row group may be larger than the memory.
     in_pages = {"pre_buffer": False, "buffer_size": 1 << 20}
     with pa.parquet.ParquetFile(source.stream, page_checksum_verification=True, **in_pages) as file:
         names = file.schema_arrow.names

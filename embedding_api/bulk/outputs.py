@@ -14,7 +14,7 @@ _PARTS_IN_GROUP = 16
 
 
 def check_format(output):
-    """The function that writes an output's format, one of the below.
+    """The function that writes an output's format, one of those below.
 
     Raises:
         BulkError: its ending tells none.
@@ -34,7 +34,7 @@ def write_parquet(file, tables, schemas, metadata):
         metadata: what the file's own metadata say of the vectors.
     """
     schema = _common_schema(tables, schemas, metadata)
-    # A dictionary of vectors, of which hardly two are the same, would only take time; and they cannot be compressed.
+    # Vectors get no dictionary, as hardly two are equal, and no compression, as they do not become smaller.
     others = [name for name in schema.names if name != EMBEDDING]
     compression = dict.fromkeys(others, "zstd") | {EMBEDDING: "none"}
     with pa.parquet.ParquetWriter(file, schema, compression=compression, use_dictionary=others) as writer:
@@ -80,10 +80,10 @@ def _vectors(table):
 
 
 def _common_schema(tables, schemas, metadata):
-    """All fields of all parts. Where a field has types that have nothing in common, it is text."""
+    """All fields of all parts. A field whose types have nothing in common becomes text."""
     names = list(dict.fromkeys(name for schema in schemas for name in schema.names if name != EMBEDDING))
     fields = [pa.field(name, _common_type(tables, schemas, name)) for name in names]
-    # What pandas noted in a file of its own, such as which column is the index, still holds.
+    # Metadata of pandas, such as which column is the index, are still right.
     noted = {key: value for key, value in (schemas[0].metadata or {}).items() if key == b"pandas"}
     return pa.schema([*fields, schemas[0].field(EMBEDDING)], noted | metadata)
 
@@ -94,7 +94,7 @@ def _common_type(tables, schemas, name):
         common = pa.unify_schemas([pa.schema([("", type)]) for type in types], promote_options="permissive")
         common = common.field(0).type
         if len(types) > 1:
-            # A whole number of many digits, for example, has no float that is its equal.
+            # Try the casts: a long whole number, for example, may equal no float.
             for table in tables():
                 if name in table.column_names:
                     table.column(name).cast(common)

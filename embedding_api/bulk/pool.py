@@ -1,4 +1,4 @@
-"""Encode with every core of this machine: threads that compute, while this one reads, tokenizes and writes."""
+"""Encode on every core of this machine: compute threads encode, while this thread reads, tokenizes and writes."""
 
 from collections import deque
 from contextlib import closing
@@ -11,26 +11,26 @@ from embedding_api.bulk.inputs import WINDOW_ROWS, Window
 from embedding_api.bulk.progress import Progress
 from embedding_api.encoder.compute_threads import ComputeThreads
 
-# Micro-batches that wait, for each thread: while they are computed, the next window is read and tokenized.
+# Micro-batches that wait for each thread. While they are computed, the next window is read and tokenized.
 _AHEAD = 4
 
 
 def encode(windows, progress, *, encoder, workers, is_query, normalize):
-    """Encode windows with so many threads, each on one core.
+    """Encode windows on `workers` threads, each on one core.
 
-    Micro-batches are the same whatever the number of threads, so vectors are, too, to the last bit.
+    The micro-batches do not depend on the number of threads, so neither do the vectors, to the last bit.
 
     Args:
         windows: an iterable of `Window`s, of which no more are taken than keeps the threads busy.
         encoder: an `Encoder`.
-        progress: the `Progress` that is told of each window and each micro-batch.
+        progress: the `Progress` that notes each window and each micro-batch.
 
     Yields:
         each window, its vectors, float32 of shape (rows, dimension) with NaN where there is no text, and its
             `WindowStats`.
 
     Raises:
-        BulkError: what `windows` raised, after the windows before.
+        BulkError: raised by `windows`; the windows before were yielded.
     """
     threads = ComputeThreads(workers)
     try:
@@ -79,7 +79,7 @@ def _encode(windows, encoder, threads, enough, is_query, normalize, progress):
 
 
 class _Job:
-    """A window whose micro-batches are with the threads."""
+    """A window whose micro-batches the threads have to compute."""
 
     def __init__(self, window, encoder, threads, is_query, normalize):
         self.window = window
@@ -98,7 +98,7 @@ class _Job:
             self.batches.append((batch, sum(map(len, ids)), threads.submit(encoder.encode, ids, normalize=normalize)))
 
     def collect(self):
-        """Wait for the next micro-batch; the numbers of its texts and tokens."""
+        """Wait for the next micro-batch; returns the numbers of its texts and tokens."""
         batch, tokens, future = self.batches.popleft()
         self.vectors[self._rows[batch]] = future.result()
         return len(batch), tokens

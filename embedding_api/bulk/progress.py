@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, now and then a line elsewhere."""
+"""Show the progress of a run: a bar on a terminal, elsewhere a line every ten seconds."""
 
 import sys
 import time
@@ -9,40 +9,40 @@ _SECONDS_BETWEEN = {True: 0.2, False: 10}  # on a terminal, and elsewhere
 
 
 class Progress:
-    """Tells of texts, of tokens, and where the input's size is known of the time that is left.
+    """Shows texts and tokens a second and, if the input's size is known, the share that is done and the time left.
 
-    The share that is done is one of tokens: within a window long texts come first. Speeds, and with them the time, are
-    of what this process does, not of what was done before it.
+    The share is one of tokens, as long texts come first in each window. The speeds, and so the time left, count what
+    this process has done, and not what an earlier one did.
     """
 
     def __init__(self):
         terminal = sys.stderr.isatty()
         self._bar = tqdm(bar_format="{desc}", file=sys.stderr, leave=False) if terminal else None
         self._between = _SECONDS_BETWEEN[terminal]
-        self._begin = self._told = time.monotonic()
+        self._begin = self._shown = time.monotonic()
         self._tokens_read, self._fraction = 0, None
         self._texts_before = self._tokens_before = 0
         self._texts = self._tokens = 0
 
     def read(self, window, tokens):
-        """A window has been read, which has so many tokens."""
+        """Note a window that has been read, and the number of its tokens."""
         self._tokens_read += tokens
         self._fraction = window.fraction
 
     def skip(self, window, totals):
-        """A window had been done before."""
+        """Note a window that an earlier process has finished."""
         self._begin = time.monotonic()
         self.read(window, totals.tokens)
         self._texts_before += totals.rows - totals.without_text
         self._tokens_before += totals.tokens
 
     def advance(self, texts, tokens):
-        """So many more are done."""
+        """Note texts and tokens that have been embedded, and show the progress if it is time."""
         self._texts += texts
         self._tokens += tokens
-        if time.monotonic() - self._told >= self._between:
-            self._told = time.monotonic()
-            self._tell()
+        if time.monotonic() - self._shown >= self._between:
+            self._shown = time.monotonic()
+            self._show()
 
     def summary(self):
         """What this process has done, and how fast."""
@@ -60,7 +60,7 @@ class Progress:
     def _speed(self):
         return f"{self._texts / self._seconds:,.1f} texts/s, {self._tokens / self._seconds:,.0f} tokens/s"
 
-    def _tell(self):
+    def _show(self):
         line = f"{self._texts_before + self._texts:,} texts, {self._speed}"
         share = None
         if self._fraction:

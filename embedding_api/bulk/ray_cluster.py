@@ -14,9 +14,9 @@ import pyarrow as pa
 from embedding_api.bulk import BulkError
 from embedding_api.bulk.checkpoint import WindowStats, finished
 
-# Before ray is imported: it would otherwise send statistics of use to its makers.
+# Set before ray is imported: otherwise it sends usage statistics to its makers.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# And this process would print lines for its developers.
+# Otherwise this process prints lines for Ray's developers.
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 try:
@@ -32,19 +32,19 @@ from embedding_api.encoder.compute_threads import ComputeThreads
 from embedding_api.encoder.loading import load_encoder
 
 _CONNECT_SECONDS = 10
-# Texts of a window that an actor gets at once: seconds of work.
+# The texts of a window that an actor gets at once: seconds of work.
 _PIECE_TEXTS = 128
 
 
 def encode(windows, progress, *, inputs, output, dimension, address, settings, workers, is_query, normalize):
-    """Encode windows on a cluster; the arguments and what is yielded are as those of `pool.encode`, but for the order.
+    """Encode windows on a cluster. Arguments and results are as those of `pool.encode`, but windows come in any order.
 
-    The windows are read once more by a task on this machine, from where the texts go to the actors: other machines need
-    not see the input. What a machine that dies has not delivered is computed by another one.
+    A task on this machine reads the windows a second time and sends their texts to the actors, so that other machines
+    need no access to the input. If a machine dies, another one computes what it has not delivered.
 
     Args:
         inputs: the `Inputs` of the windows.
-        output: the run's; windows that have their part are not read again.
+        output: the `Path` of the run's output; windows that have their part are not sent.
         dimension: the length of a vector.
         address: of a cluster; None for the one that RAY_ADDRESS names or that runs on this machine, else for a new one.
         workers: actors, each on one core; None for as many as there are cores.
@@ -58,7 +58,7 @@ def encode(windows, progress, *, inputs, output, dimension, address, settings, w
     with _connected(address):
         texts = ray.data.read_datasource(
             _Texts(inputs, finished(output)),
-            num_cpus=0,  # or it would have to wait for the actors
+            num_cpus=0,  # otherwise it waits for a core, and the actors have all of them
             override_num_blocks=1,
             label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()},
         )
@@ -73,7 +73,7 @@ def encode(windows, progress, *, inputs, output, dimension, address, settings, w
         try:
             yield from _windows(windows, vectors.iter_rows(), progress, dimension)
         except ray.exceptions.RayError as error:
-            # The last line is that of what was raised there.
+            # The last line names the error that was raised on the cluster.
             reason = str(error).strip().splitlines()[-1]
             raise BulkError(f"The Ray cluster has failed ({reason}).") from error
 
@@ -83,7 +83,7 @@ def _connected(address):
     package = os.path.dirname(embedding_api.__file__)
     try:
         if host_and_port := re.fullmatch(r"(.+):(\d+)", address or ""):
-            # Ray itself would try for minutes.
+            # Ray itself would retry for minutes.
             socket.create_connection(host_and_port.groups(), timeout=_CONNECT_SECONDS).close()
         ray.init(
             address,
@@ -95,7 +95,7 @@ def _connected(address):
         raise BulkError(f"There is no Ray cluster at {address}: start it, or name another one.") from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    # A piece shall go to the next free actor, and not wait until there are enough for a block.
+    # In bytes: each piece is a block, which goes to the next free actor and does not wait for others.
     context.target_max_block_size = 1
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
@@ -105,7 +105,7 @@ def _connected(address):
 
 
 class _Texts(ray.data.Datasource):
-    """The texts of windows, in pieces of texts of like length; each piece is a row, and a block, for Ray Data."""
+    """The texts of windows, in pieces of texts of similar length. For Ray Data each piece is a row, and a block."""
 
     def __init__(self, inputs, done):
         super().__init__()
@@ -124,7 +124,7 @@ class _Texts(ray.data.Datasource):
                 if window.index not in self._done:
                     yield from _pieces(window)
         except BulkError:
-            # Whoever writes the vectors reads the same, and tells of it.
+            # The process that writes the vectors reads the same input, and reports the error.
             return
 
 
@@ -142,7 +142,7 @@ class _Actor:
 
     def __init__(self, settings, is_query, normalize):
         self._encoder = load_encoder(settings)
-        # The other cores of its machine have actors of their own.
+        # One thread: the other cores of the machine have their own actors.
         self._encoder.run_in_worker(threads=ComputeThreads(1))
         self._is_query, self._normalize = is_query, normalize
 
@@ -156,7 +156,7 @@ class _Actor:
 
 
 def _windows(windows, pieces, progress, dimension):
-    """Put together what comes in any order."""
+    """Put windows together from pieces, which come in any order."""
     jobs = {}
     to_come = (_Job(window, dimension) for window in windows)
     for piece in pieces:
@@ -168,7 +168,7 @@ def _windows(windows, pieces, progress, dimension):
         jobs[piece["window"]].add(piece, progress)
         for index in [index for index, job in jobs.items() if not job.missing]:
             yield jobs.pop(index).done(progress)
-    # Windows without any text have no pieces.
+    # What is left are windows without any text, which have no pieces.
     for job in to_come:
         if job.missing:
             raise _changed()
@@ -182,7 +182,7 @@ def _changed():
 
 
 class _Job:
-    """A window, as far as its vectors have come."""
+    """A window, and those of its vectors that have come back."""
 
     def __init__(self, window, dimension):
         self.window = window

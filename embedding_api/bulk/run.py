@@ -1,4 +1,4 @@
-"""A run: from inputs to the output, going on where an earlier one has stopped."""
+"""A run: from the inputs to the output. It resumes where an earlier one has stopped."""
 
 import hashlib
 from contextlib import closing
@@ -12,12 +12,12 @@ from embedding_api.bulk.checkpoint import EMBEDDING, Checkpoint, WindowStats, fi
 from embedding_api.bulk.outputs import check_format
 from embedding_api.bulk.progress import Progress
 
-# Rows without text that are named at the end.
+# The most rows without text that are named at the end.
 _MOST_NAMED = 10
 
 
 def description(encoder, directory, *, column, is_query, normalize, dtype):
-    """What vectors depend on, apart from the texts: a run goes on only where all of it is the same."""
+    """A dictionary of what the vectors depend on, apart from the texts. A run resumes only if it is the same."""
     weights = hashlib.sha256()
     for path in sorted(directory.rglob("*")):
         if path.suffix in (".safetensors", ".json", ".txt"):
@@ -36,13 +36,13 @@ def description(encoder, directory, *, column, is_query, normalize, dtype):
 
 
 def embed(inputs, output, description, encode, *, strict, echo):
-    """Embed what has not been embedded before, and make the output of all.
+    """Embed the windows that are not finished, and write the output of all.
 
     Args:
         inputs: the `Inputs`.
         output: the output's `Path`; `check_output` and `check_format` have passed.
         description: see the function of that name.
-        encode: what computes, a function of windows and a `Progress`, such as `pool.encode`.
+        encode: a function of windows and a `Progress` that computes the vectors, such as `pool.encode`.
         strict: whether a row without text ends the run.
         echo: called with each sentence that people are to read.
 

@@ -1,4 +1,4 @@
-"""From texts to vectors, without a word of HTTP. Here: what its callers need to know of it."""
+"""Texts to vectors; nothing in here knows HTTP. This module has the types that callers use."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,11 +24,12 @@ class TokenizedTexts:
     """Texts as token ids.
 
     Attributes:
-        ids: for each text its token ids, special tokens included, as an int32 array; in the order of the texts.
-        lengths: for each text the tokens it has in whole; if that was not asked for, at least one more than `ids` has
-            where it was cut.
-        unknown: for each text how many of its ids stand for something that the model has no token for.
-        blank: the indexes of the texts that leave no token but the special ones (and those of a query prompt).
+        ids: for each text, in their order, an int32 array of its token ids, special tokens included, cut to the model's
+            length.
+        lengths: for each text the number of its tokens before the cut. Unless the caller asked to count all of them,
+            that of a text that was cut is only known to be greater than the length of its `ids`.
+        unknown: for each text how many of its ids are the unknown token.
+        blank: the indexes of the texts that leave no token but the special ones and those of a query prompt.
     """
 
     ids: list[np.ndarray]
@@ -38,7 +39,7 @@ class TokenizedTexts:
 
     @cached_property
     def truncated(self):
-        """The indexes of the texts that were cut to the model's length."""
+        """The indexes of the texts that were cut."""
         lengths = enumerate(zip(self.ids, self.lengths, strict=True))
         return [index for index, (ids, length) in lengths if length > len(ids)]
 

@@ -1,4 +1,4 @@
-"""Threads that compute: the micro-batches of large requests in a worker, and those of the bulk command."""
+"""Compute threads: for the micro-batches of large requests in a worker, and for those of the bulk command."""
 
 import os
 import signal
@@ -6,13 +6,13 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 
-# Seconds between two heartbeats at most.
+# The most seconds between two heartbeats.
 HEARTBEAT_SECONDS = 0.5
 
 
 def usable_cores():
-    """The number of cores this process may use: its CPU affinity and its cgroup's quota, rounded up."""
-    # joblib.cpu_count() is 1 where /dev/shm cannot be written to, and the import warns of that.
+    """The number of cores this process may use: the lower of its CPU affinity and its cgroup's quota, rounded up."""
+    # Not joblib.cpu_count(): it is 1 where /dev/shm cannot be written to. The import warns of that.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         from joblib.externals.loky import cpu_count
@@ -20,13 +20,14 @@ def usable_cores():
 
 
 class ComputeThreads(ThreadPoolExecutor):
-    """A pool of threads, each of which takes whole micro-batches.
+    """A pool of threads, each of which computes whole micro-batches.
 
-    A thread starts when there is work for it and not before, so that a process can make a pool and then fork.
+    A thread starts only when there is work for it, so that a process can make a pool and then fork.
 
     Args:
         count: the number of threads; by default one for each usable core.
-        nice: added to the niceness of each thread. One of 10 more gets a tenth of the CPU time of its rivals.
+        nice: added to the niceness of each thread. With 10, a thread gets a tenth of the CPU time of a thread without
+            (sched(7): a factor of 1.25 for each step).
 
     Attributes:
         count: the number of threads.
@@ -37,14 +38,14 @@ class ComputeThreads(ThreadPoolExecutor):
         super().__init__(self.count, "compute", _begin, (nice,))
 
     def run(self, function, batches, heartbeat):
-        """What the function returns for each batch, as a list in the order of the batches.
+        """Call a function for each batch; returns its results, as a list in the order of the batches.
 
         Args:
             heartbeat: called in this thread after each batch, and at least every HEARTBEAT_SECONDS.
 
         Raises:
-            Exception: what the function or the heartbeat has raised. Batches that have not begun are then cancelled,
-                and nobody waits for the others.
+            Exception: what the function or the heartbeat has raised. Batches that have not begun are cancelled; those
+                that have begun are not waited for.
         """
         futures, results = [self.submit(function, batch) for batch in batches], []
         try:
@@ -60,9 +61,9 @@ class ComputeThreads(ThreadPoolExecutor):
 
 
 def _begin(nice):
-    # On Linux this is the niceness of the calling thread alone. Lowering the priority needs no privilege, but a sandbox
-    # may forbid it.
+    # On Linux this is the niceness of the calling thread alone. To raise it needs no privilege, but a sandbox may
+    # forbid it.
     with suppress(OSError):
         os.nice(nice)
-    # Signals are for the main thread: one that is delivered here would not wake it.
+    # The main thread handles signals; a signal that is delivered to this thread would not wake it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})

@@ -6,12 +6,13 @@ import numpy as np
 
 from embedding_api.encoder.compute_threads import ComputeThreads
 
-# What a healthy model is known by, and how long that is believed: probes come from several places, and may be many.
+# Self-test of /ready: the vector of this text is compared with the one at load time. A success is kept for this many
+# seconds, as probes are frequent. The tolerance is relative to the largest number of the vector.
 SELF_TEST = "a"
 SELF_TEST_SECONDS = 1
 SELF_TEST_TOLERANCE = 0.01
 
-# Tokens that are worth a thread of their own: with fewer it waits for weights rather than computes.
+# The fewest tokens that get a thread of their own: with fewer, reading the weights takes longer than computing.
 LEAST_TOKENS = 24
 
 
@@ -22,13 +23,13 @@ class Encoder:
         model_name: the name that responses carry.
         dimension: the length of a vector.
         engine: the name of what computes the forward pass, "kernel" or "reference".
-        instruction_set: what the kernel is compiled for, or None.
-        micro_batch_tokens: the tokens that one forward pass has at most, unless one text has more.
+        instruction_set: what the kernel is compiled for, such as "avx2"; None for the reference.
+        micro_batch_tokens: the most tokens of a forward pass, unless one text has more.
         dtype: what it computes in, "float32" or "bfloat16".
         max_length: the most tokens a text keeps, special tokens and query prompt included.
         query_prompt: what is put before a query; may be empty.
         revision: the model's commit on the Hub, or None for a directory.
-        heartbeat: a function to call at least every 20 ms in long work on a request. What it raises ends the work.
+        heartbeat: a function that long work on a request calls about every 20 ms. What it raises ends the work.
     """
 
     def __init__(self, model_name, tokenizer, engine, query_prompt="", dtype="float32", revision=None):
@@ -52,7 +53,7 @@ class Encoder:
 
     @property
     def description(self):
-        """What probes, people and metrics are told of the model, by the names they know it by."""
+        """What /health, /info and the metrics say of the model, by name."""
         return {
             "model": self.model_name,
             "dimension": self.dimension,
@@ -61,24 +62,24 @@ class Encoder:
         }
 
     def run_in_worker(self, threads=None, heartbeat=None, compute=None):
-        """Settle in a worker process after the fork.
+        """Prepare to serve in a worker process, after the fork.
 
         Args:
-            threads: the `ComputeThreads` for what is worth more than one core; by default one for each core.
-            heartbeat: what becomes the attribute of this name.
-            compute: called in place of the method `compute`, to compute for several callers at once.
+            threads: the `ComputeThreads` for several micro-batches; by default one thread for each core.
+            heartbeat: the new value of the attribute `heartbeat`.
+            compute: called instead of the method `compute`, to compute for several callers at once.
         """
         self._threads = threads or self._threads
         self.heartbeat = heartbeat or self.heartbeat
         self._compute = compute or self._compute
-        # No request shall pay for the first touch of the weights. And PyTorch makes its thread pool anew at its first
-        # use after a fork: of two threads that do so at once, one fails.
+        # So that the first request does not wait for the first read of the weights. Also, PyTorch makes a new thread
+        # pool at its first use after a fork, and fails if two threads do so at once.
         self._engine.forward(self._self_test_ids)
 
     def passes_self_test(self):
-        """Whether a known text still gets the vector it got when the model was loaded, at most a second ago.
+        """Whether a known text still has the vector it had when the model was loaded.
 
-        It computes at once, also where others share a forward pass.
+        A success is kept for SELF_TEST_SECONDS. It computes at once, and joins no forward pass that requests share.
         """
         now = time.monotonic()
         if self._self_test_passed is None or now - self._self_test_passed > SELF_TEST_SECONDS:
@@ -93,7 +94,8 @@ class Encoder:
         """Texts to a `TokenizedTexts`, each with the query prompt before it if they are queries.
 
         Args:
-            whole: whether the tokens that are cut count as well.
+            max_tokens: the most tokens of all texts together; None for no limit.
+            whole: whether to count the tokens that are cut as well, in `lengths` and towards `max_tokens`.
 
         Raises:
             TooManyTokens: the texts have more than `max_tokens` tokens together.
@@ -110,8 +112,8 @@ class Encoder:
     def encode(self, ids, *, normalize=True):
         """Token ids to a float32 array of shape (len(ids), dimension), in their order.
 
-        Each text is an int32 array of its token ids, or a list. With `normalize` each vector has L2 norm 1, as
-        sentence-transformers does it (torch's F.normalize).
+        Each text is an int32 array of its token ids, or a list. With `normalize` each vector has L2 norm 1, computed as
+        in sentence-transformers (torch's F.normalize and its eps).
         """
         self.heartbeat()
         vectors = self._compute(ids)
@@ -119,16 +121,19 @@ class Encoder:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
 
-    def compute(self, ids):
+    def compute(self, ids, in_this_thread=False):
         """The vectors of token ids before normalisation, as a float32 array of shape (len(ids), dimension).
 
-        What is worth more than one core goes to the compute threads; this thread then waits, and calls the heartbeat.
-        The vectors do not depend on the number of threads.
+        Several micro-batches go to the compute threads; this thread waits for them, and calls the heartbeat. The
+        vectors do not depend on the number of threads.
+
+        Args:
+            in_this_thread: whether to compute all micro-batches in this thread, without heartbeats.
         """
-        batches = list(self.micro_batches(ids, self._threads.count))
+        batches = list(self.micro_batches(ids, 1 if in_this_thread else self._threads.count))
         batched_ids = [[ids[index] for index in batch] for batch in batches]
-        if len(batches) == 1:
-            results = [self.forward(*batched_ids)]
+        if in_this_thread or len(batches) == 1:
+            results = map(self.forward, batched_ids)
         else:
             results = self._threads.run(self.forward, batched_ids, self.heartbeat)
         vectors = np.empty((len(ids), self.dimension), dtype=np.float32)
@@ -141,10 +146,10 @@ class Encoder:
         self._engine.free_scratch()
 
     def micro_batches(self, ids, threads=1):
-        """The indexes of texts, given as token ids, that are best computed together: longest first, batch by batch.
+        """Divide texts, given as token ids, into micro-batches: lists of their indexes, the longest texts first.
 
         Args:
-            threads: how many shall have equal shares.
+            threads: the number of threads that are to get equal shares.
         """
         lengths, most = [len(text) for text in ids], self._engine.micro_batch_tokens
         total = sum(lengths)
@@ -163,8 +168,8 @@ def _micro_batches(lengths, enough, most, pads):
 
     Args:
         lengths: of the texts, in tokens.
-        enough: a batch that has so many tokens is complete.
-        most: what a batch of several texts has at most, padding included.
+        enough: a batch of so many tokens is complete.
+        most: the most tokens of a batch of several texts, padding included.
         pads: whether each text costs as much as the longest of its batch.
     """
     batch, cost = [], 0

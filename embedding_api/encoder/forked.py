@@ -1,4 +1,4 @@
-"""A process of its own for what leaves much behind in memory."""
+"""Run a function in a forked process, so that the memory it needs is freed afterwards."""
 
 import gc
 import os
@@ -10,15 +10,15 @@ from embedding_api.errors import ConfigError
 
 
 def run_forked(function, *arguments):
-    """What a function returns in a forked child, with which everything goes that it has imported and allocated.
+    """Call a function in a forked child; returns its result, copied by pickle.
 
-    It comes back as pickle copies it. The child logs as this process does.
+    What the function imports and allocates goes with the child. The child logs as this process does.
 
     Raises:
         ConfigError: the function has raised it.
-        ChildProcessError: the child has ended without an answer; says how.
+        ChildProcessError: the child has ended without a result; the message says how.
     """
-    # Not through a pipe: one that is full waits for its reader, who would have to look out for the child's death.
+    # Not through a pipe: a full one blocks the child, so this process would have to read and watch the child at once.
     with open(os.memfd_create("answer"), "w+b") as file:
         pid = os.fork()
         if pid == 0:
@@ -34,12 +34,12 @@ def run_forked(function, *arguments):
 
 
 def _answer(file, function, arguments):
-    # Whatever happens, the child must not go on as if it were its parent.
+    # The child must end here in any case, and not continue as if it were its parent.
     code = 1
     try:
-        # Ctrl-C goes to both processes; the parent has the word.
+        # Ctrl-C reaches both processes; the parent reports it.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        # Nor does garbage matter here: importing sentence-transformers takes half a second less without collecting it.
+        # Without garbage collection the import of sentence-transformers takes half a second less.
         gc.disable()
         try:
             answer = function(*arguments)

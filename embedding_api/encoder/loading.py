@@ -12,17 +12,17 @@ from embedding_api.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 
-# Before tokenizers is used: its own threads would not survive the fork.
+# Set before tokenizers is used: its threads would not survive the fork.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-# How far a vector of length 1 may be from sentence-transformers' in each number. Models of 3 to 12 layers have 1e-7 to
-# 3e-6 in float32, and 6e-4 to 7e-3 in bfloat16.
+# The most that a number of a vector of length 1 may differ from sentence-transformers'. Measured for models of 3 to 12
+# layers: 1e-7 to 3e-6 in float32, 6e-4 to 7e-3 in bfloat16.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.03}
 
 
 def load_encoder(settings):
-    """Load the model that the settings name.
+    """Load the model that the settings name; returns its `Encoder`.
 
     Leaves the process with one thread, so that it can fork.
 
@@ -31,14 +31,14 @@ def load_encoder(settings):
     """
     directory = find_model(settings)
     try:
-        # transformers wants one, though nothing is put there.
+        # transformers needs a temporary folder, though it writes nothing there.
         tempfile.gettempdir()
     except FileNotFoundError:
         message = "No temporary folder can be written to: set TMPDIR to a folder that this user can write to."
         raise ConfigError(message) from None
     missing = missing_file(directory)
     if missing:
-        # sentence-transformers would make up some missing parts, and the vectors would be silently wrong.
+        # sentence-transformers has defaults for some missing files: the vectors would be wrong, without an error.
         raise ConfigError(f"{directory} has no {missing}: set EMBEDDING_MODEL to a sentence-transformers model.")
     with _as_config_error(directory):
         return _load(settings, directory)
@@ -59,7 +59,7 @@ def _as_config_error(directory):
 
 
 def _load(settings, directory):
-    # Only now: these take a moment to import, and a model that is not there is told at once.
+    # Imported here, as it takes a moment: a missing model is reported before.
     from tokenizers import Tokenizer as Backend
 
     from embedding_api.encoder.encoder import Encoder
@@ -95,7 +95,7 @@ def _info_and_engine(settings, directory):
 
 
 def _load_kernel(settings, directory):
-    """The model's `ModelInfo`, and a `KernelEngine` whose vectors were found to be sentence-transformers'."""
+    """The model's `ModelInfo`, and a `KernelEngine` whose vectors were compared with sentence-transformers'."""
     from embedding_api.encoder.kernel import library
     from embedding_api.encoder.kernel.engine import KernelEngine
     from embedding_api.encoder.kernel.library import KernelUnavailable
@@ -116,12 +116,12 @@ def _load_kernel(settings, directory):
 
 
 def _difference(vectors, expected):
-    """The greatest between two arrays of shape (texts, dimension), in units of the expected vectors' lengths."""
+    """The greatest difference of two arrays of shape (texts, dimension), relative to the expected vector's length."""
     return float((abs(vectors - expected) / np.linalg.norm(expected, axis=1, keepdims=True)).max())
 
 
 def _read_in_child(directory):
-    """What `_read` returns, from a process of its own: sentence-transformers would stay in memory."""
+    """Call `_read` in a forked process, as sentence-transformers would stay in memory."""
     from embedding_api.encoder.forked import run_forked
 
     try:

@@ -1,4 +1,4 @@
-"""Find the model, on disk or on the Hugging Face Hub, and what it is called. Imports nothing that takes seconds."""
+"""Find the model on disk or on the Hugging Face Hub, and its name. Imports nothing that takes seconds."""
 
 import json
 import os
@@ -19,7 +19,7 @@ _BGE = re.compile(r"bge-(small|base|large)-en(-v1\.5)?\b")
 # Repositories also hold the weights as .bin and ONNX; the safetensors and the small files are all that is needed.
 _NEEDED = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/*.safetensors"]
 _NOT_NEEDED = ["onnx/*", "openvino/*"]
-_HUB_TIMEOUT = 5
+_HUB_TIMEOUT = 5  # seconds
 
 
 class HubUnreachable(ConfigError):
@@ -92,12 +92,12 @@ def revision(directory):
 
 
 def query_prompt(settings, directory, prompts):
-    """What goes before a query: as set, or the "query" one of the model's own prompts, or BGE's instruction for BGE."""
+    """What is put before a query: the setting, or the model's own prompt "query", or BGE's instruction for a BGE."""
     if settings.query_prompt is not None:
         return settings.query_prompt
     if prompts.get("query"):
         return prompts["query"]
-    # A BGE in a directory of any name still knows where it came from.
+    # config.json names the model's origin, so that a BGE is known in a directory of any name.
     origin = json.loads((directory / "config.json").read_text()).get("_name_or_path", "")
     return BGE_QUERY_PROMPT if _BGE.search(f"{model_name(settings)} {origin}") else ""
 
@@ -115,7 +115,7 @@ def _download(hub_id, wanted):
     except HfHubHTTPError as error:
         raise ConfigError(f"EMBEDDING_MODEL={hub_id!r} cannot be fetched: {str(error).splitlines()[0]}") from error
     except Exception as error:
-        # Whatever goes wrong on the way to the Hub and back: no route, a connection that breaks, a proxy's own page.
+        # Anything between here and the Hub may fail: no route, a broken connection, a proxy that answers itself.
         raise HubUnreachable(
             f"The model {hub_id} is not (wholly) on this machine, neither as a directory nor in the Hub's cache, and"
             f" {hub} cannot be reached: set EMBEDDING_MODEL to a directory that holds the model"

@@ -14,7 +14,7 @@ from embedding_api.encoder.reference import ReferenceEngine
 from embedding_api.encoder.weights import BertWeights, Examples, LayerWeights, ModelInfo
 from embedding_api.errors import ConfigError
 
-# Of the examples: a word alone, a query, a paragraph. The longest text that the model reads comes last.
+# Tokens of the example texts: a word, a query, a paragraph. A text as long as the model reads is added.
 _EXAMPLE_LENGTHS = 3, 12, 150
 
 
@@ -22,13 +22,13 @@ def read(directory, dtype):
     """The SentenceTransformer of a directory.
 
     Raises:
-        ConfigError: this service would silently get other vectors than sentence-transformers does.
+        ConfigError: this service's vectors would differ from sentence-transformers', without an error.
     """
-    # One forward pass is for one core; several are computed at a time. And a thread pool would not survive a fork.
+    # A forward pass uses one core, and several run at a time. Also, a thread pool would not survive the fork.
     torch.set_num_threads(1)
     disable_progress_bar()
     for library in ("huggingface_hub", "transformers"):
-        # They have handlers of their own: their lines would come twice, or in another form than ours.
+        # Their own handlers would write lines a second time, or in another format than this service's log.
         logger = logging.getLogger(library)
         logger.handlers.clear()
         logger.propagate = True
@@ -51,7 +51,7 @@ def _check(model, directory):
 
 def model_info(model):
     """The `ModelInfo` of a SentenceTransformer."""
-    # A configuration may promise more tokens than the model has positions.
+    # max_seq_length may be more than the model has positions.
     lengths = model.max_seq_length, getattr(model[0].model.config, "max_position_embeddings", None)
     tokenizer = model.tokenizer.backend_tokenizer.to_str()
     return ModelInfo(tokenizer, min(length for length in lengths if length), model.prompts)
@@ -82,12 +82,12 @@ def why_not_kernel(model):
 
 @torch.inference_mode()
 def bert_weights(model):
-    """The `BertWeights` of a SentenceTransformer to which `why_not_kernel` has no objection, as float32."""
+    """The `BertWeights` of a SentenceTransformer, as float32. `why_not_kernel` must have returned None for it."""
     bert, pooling = model[0].model, model[1]
     embeddings = bert.embeddings
     return BertWeights(
         words=_array(embeddings.word_embeddings.weight),
-        # One text has one segment: its type's embedding is a constant.
+        # A text is one segment, so the embedding of its token type is a constant.
         positions=_array(embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]),
         norm=_joined(embeddings.LayerNorm),
         layers=[_layer_weights(layer) for layer in bert.encoder.layer],
@@ -98,7 +98,7 @@ def bert_weights(model):
 
 
 def examples(model):
-    """`Examples` of what sentence-transformers makes of random token ids."""
+    """`Examples`: texts of random token ids, and the vectors that sentence-transformers computes for them."""
     longest = min(model_info(model).max_length, 512)
     vocabulary = model[0].model.config.vocab_size
     chance = np.random.default_rng(1)

@@ -7,7 +7,8 @@ from sentence_transformers.base.modules import Normalize
 class ReferenceEngine:
     """A sentence-transformers model without its final L2 normalisation.
 
-    BGE's own pipeline ends in a Normalize module, which `encode(normalize_embeddings=False)` still runs.
+    It runs the model's modules one by one: BGE's end in a Normalize module, which
+    `encode(normalize_embeddings=False)` would run as well.
     """
 
     name = "reference"
@@ -20,7 +21,7 @@ class ReferenceEngine:
         self._modules = modules[:-1] if isinstance(modules[-1], Normalize) else modules
 
     def free_scratch(self):
-        """Nothing to free: PyTorch keeps its own."""
+        """Does nothing: PyTorch manages its own memory."""
 
     @torch.inference_mode()
     def forward(self, batch):

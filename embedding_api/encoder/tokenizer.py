@@ -1,4 +1,4 @@
-"""Texts to token ids; with BERT's tokenizers in bounded memory, and no further than needed, however long a text is."""
+"""Texts to token ids. With BERT's tokenizers, a text of any length takes bounded memory, and is read only as needed."""
 
 import math
 
@@ -8,13 +8,14 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from embedding_api.encoder import TokenizedTexts, TooManyTokens
 
-# Characters the tokenizer gets at once, between two heartbeats. It needs some 300 bytes of memory and up to 5 µs for
-# each of them. More would be no faster.
+# Characters that are tokenized at once, between two heartbeats. Each takes some 300 bytes of memory and up to 5 µs.
+# Larger chunks are no faster.
 CHUNK_CHARACTERS = 4096
-# A text beyond this is tokenized window by window, and no further than the model reads. Smaller windows would be slower
-# for texts of some pages.
+# A longer text is tokenized window by window, and only as far as the model reads. Smaller windows are slower for texts
+# of some pages.
 WINDOW_CHARACTERS = 8192
-# Longer than any special token: what stands at the end of a window may be the first half of "[MASK]".
+# Characters at the end of a window that are tokenized with the next one: they may be the first half of a special token,
+# such as "[MASK]". Every special token is shorter.
 MARGIN_CHARACTERS = 64
 
 
@@ -38,19 +39,21 @@ class Tokenizer:
         self._room = max_length - len(self._prefix) - len(self._suffix)
         # WordPiece and WordLevel name it; byte-level BPE has none.
         self._unknown = backend.token_to_id(getattr(backend.model, "unk_token", None) or "<unk>")
-        # There the words of a text are tokenized one by one, each without a look at its neighbours.
+        # BERT's tokenizers treat each word on its own, so that a text can be cut between words.
         self._word_by_word = isinstance(backend.pre_tokenizer, BertPreTokenizer) and isinstance(
             backend.model, WordPiece
         )
 
     def __call__(self, texts, max_tokens=None, heartbeat=lambda: None, whole=False):
-        """Tokenize texts, with a `heartbeat` between chunks of them, some every 20 ms.
+        """Tokenize texts; returns a `TokenizedTexts`.
 
         Args:
-            whole: whether to count the tokens that are cut as well.
+            max_tokens: the most tokens of all texts together; None for no limit.
+            heartbeat: called between chunks and windows of texts, about every 20 ms.
+            whole: whether to count the tokens that are cut as well, in `lengths` and towards `max_tokens`.
 
         Raises:
-            TooManyTokens: they have more than `max_tokens` together; found out as early as possible.
+            TooManyTokens: the texts have more than `max_tokens` together; raised as early as possible.
         """
         tokens, count, fit = TokenizedTexts([], [], [], []), 0, 0
         special = len(self._prefix) + len(self._suffix)
@@ -95,10 +98,10 @@ class Tokenizer:
         return [encoding.ids for encoding in self._backend.encode_batch_fast(chunk, add_special_tokens=False)]
 
     def _encode_long(self, text, most, heartbeat):
-        """The token ids of a text, or its first ones: more than `most`.
+        """The token ids of a long text; if it has more than `most`, only its first ones, more than `most`.
 
-        They are those of the whole text, but for one oddity: of combining marks at the start of a word that stand in
-        another order than Unicode's canonical one, the end of a window may lose the first.
+        They are those of the whole text, with one exception: where combining marks at the start of a word are not in
+        Unicode's canonical order, and a window ends there, the first mark may be lost.
         """
         ids, carry = [], ""
         for start in range(0, len(text), WINDOW_CHARACTERS):
@@ -106,7 +109,8 @@ class Tokenizer:
             if start + WINDOW_CHARACTERS >= len(text):
                 ids += self._backend.encode(window, add_special_tokens=False).ids
             else:
-                # The letter joins a word that the end of the window may have cut, and is a word of its own otherwise.
+                # The added letter joins a word that the window has cut, or else is a word of its own. So the last word
+                # is always one to leave to the next window.
                 encoding = self._backend.encode(window + "a", add_special_tokens=False)
                 whole = _whole_words(encoding, len(window) - MARGIN_CHARACTERS)
                 ids += encoding.ids[:whole]
@@ -117,10 +121,10 @@ class Tokenizer:
         return ids
 
     def _carry(self, rest):
-        """What stands for the rest of a window at the start of the next one.
+        """The rest of a window as the next one begins with it, in bounded size.
 
-        In front of the margin a rest longer than that is a part of one word. From `max_input_chars_per_word`
-        characters on, as the normalizer leaves them, WordPiece makes one unknown token of a word: no more are kept.
+        What is before the margin is a part of one word. WordPiece makes one unknown token of a word of more than
+        `max_input_chars_per_word` characters, counted after the normalizer: one more than these is enough.
         """
         if len(rest) <= 2 * MARGIN_CHARACTERS:
             return rest
@@ -131,7 +135,7 @@ class Tokenizer:
 
 
 def _whole_words(encoding, end):
-    """How many of the tokens belong to words before `end`, the last word not among them."""
+    """The number of tokens in words that end at or before character `end`, the last word excluded."""
     words, offsets = encoding.word_ids, encoding.offsets
     count = 0
     while words[count] != words[-1] and offsets[count][1] <= end:

@@ -1,4 +1,4 @@
-"""What the service needs of a model: text, numbers and arrays of float32, whatever library they were read with."""
+"""What the service needs of a model, as text, numbers and float32 arrays, whatever library has read them."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,8 @@ class ModelInfo:
 
     Attributes:
         tokenizer: the `tokenizers.Tokenizer` as JSON.
-        max_length: the most tokens that the model reads of a text.
-        prompts: the model's own, by name.
+        max_length: the most tokens that the model reads of a text, special tokens included.
+        prompts: the model's own prompts, by name.
     """
 
     tokenizer: str
@@ -22,7 +22,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """A layer of BERT: the weight, of shape (out, in), and bias of each product, and those of each norm, (width,).
+    """A layer of BERT: of each product the weight, of shape (out, in), and the bias; of each norm both, as (width,).
 
     Query, key and value are one product, in this order.
     """
@@ -36,22 +36,22 @@ class LayerWeights:
 
     @property
     def products(self):
-        """In the order in which they are computed."""
+        """The products in the order in which they are computed."""
         return self.qkv, self.output, self.up, self.down
 
 
 @dataclass(frozen=True)
 class BertWeights:
-    """A BERT whose rows are pooled, its arrays float32.
+    """A BERT and its pooling, as float32 arrays.
 
     Attributes:
         words: of shape (vocabulary, width).
-        positions: of shape (most tokens, width), with the embedding of the only segment's type added.
+        positions: of shape (most tokens, width), with the embedding of the only token type added.
         norm: weight and bias of the embeddings' norm.
         layers: a `LayerWeights` for each layer.
-        heads: of the attention, in each layer.
+        heads: the number of attention heads in each layer.
         eps: what each norm adds to the variance.
-        mean: whether a vector is the mean of a text's rows, or else the [CLS] row.
+        mean: whether a vector is the mean of a text's rows; otherwise it is the [CLS] row.
     """
 
     words: ndarray
@@ -65,11 +65,11 @@ class BertWeights:
 
 @dataclass(frozen=True)
 class Examples:
-    """What an engine is tried with before it serves.
+    """Texts to test an engine with before it serves.
 
     Attributes:
         ids: texts as lists of token ids.
-        vectors: what sentence-transformers makes of them, float32 of shape (texts, dimension), not normalised.
+        vectors: sentence-transformers' vectors of them, float32 of shape (texts, dimension), not normalised.
     """
 
     ids: list[list[int]]

@@ -28,13 +28,13 @@ class Application:
         self._loop = getcurrent()
 
     def start(self, connection):
-        """Have the application answer a connection's request, as far as it has arrived."""
+        """Start the application for a connection's request, whose body may not have arrived yet."""
         self._worker.count_request()
         connection.task = RequestTask(self._answer, connection)
         self._batcher.run(connection.task, connection)
 
     def resume(self, connection):
-        """Have it go on with a request whose body it has waited for."""
+        """Resume the application, which has waited for the body of the request."""
         self._batcher.run(connection.task)
 
     def _answer(self, connection):
@@ -43,7 +43,6 @@ class Application:
         response = None
         try:
             cfg.pre_request(self._worker, request)
-            request.body.seek(0)
             refusal = prefix.admit(request) or self._refusal(connection)
             response, environ = wsgi.create(request, connection, connection.address, connection.server_address, cfg)
             environ["embedding.refusal"] = refusal
@@ -61,7 +60,7 @@ class Application:
             cfg.post_request(self._worker, request, environ, response)
         except Exception as error:
             if response and response.headers_sent:
-                # Half an answer is worse than none.
+                # A closed connection, as the client could take half an answer for a whole one.
                 self._worker.log.error("Unexpected error: %s", trace(error))
                 connection.close()
             else:
@@ -70,7 +69,7 @@ class Application:
             connection.send_answer(close=response.should_close())
 
     def _refusal(self, connection):
-        """Why the application shall not take the request, as an `ApiError`, or None."""
+        """The `ApiError` that the application must answer the request with, or None."""
         if connection.request.method in NO_PASS_METHODS:
             return None
         if connection.late:
@@ -78,7 +77,7 @@ class Application:
         return self._limits.overloaded() if connection.refuse else None
 
     def refuse(self, connection, error):
-        """Answer a request that the application cannot be given, or has failed on."""
+        """Answer without the application: the request is not valid, or the application has failed on it."""
         name = request_id.new_id()
         if hasattr(error, "status"):
             logs.log_unreadable(name, error.status, error.code)
@@ -102,7 +101,7 @@ class Application:
 
 
 class _Body:
-    """A body that has not arrived yet. Whoever reads it waits, and the event loop goes on."""
+    """A body that has not arrived yet. To read it switches to the event loop until it is complete."""
 
     def __init__(self, connection, loop):
         self._connection, self._loop = connection, loop

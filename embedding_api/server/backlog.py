@@ -6,8 +6,8 @@ import struct
 
 # <linux/tcp.h>: tcpi_unacked of a listening socket is the length of its backlog. Before it are 24 bytes.
 _TCP_INFO = struct.Struct("=24xI")
-# <linux/netlink.h>, <linux/unix_diag.h>: a request for the receive queue's length of the socket with an inode, and the
-# answer: headers of 16 and 16 bytes, one attribute.
+# <linux/netlink.h>, <linux/unix_diag.h>: the request asks for the length of the receive queue of the socket with an
+# inode. The answer has two headers of 16 bytes and one attribute.
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST = 4, 20, 1
 _ALL_STATES, _SHOW_QUEUE_LENGTH, _NO_COOKIE = 0xFFFFFFFF, 0x10, (0xFFFFFFFF, 0xFFFFFFFF)
 _UNIX_REQUEST = struct.Struct("=IHHII BBHIIIII".replace(" ", ""))
@@ -15,7 +15,7 @@ _UNIX_ANSWER = struct.Struct("=32xHHI")
 
 
 def backlog(listener):
-    """The number of connections that no worker has accepted yet; 0 where the operating system does not tell."""
+    """The number of connections that no worker has accepted yet; 0 where the operating system does not say."""
     try:
         return _unix_backlog(listener) if listener.family == socket.AF_UNIX else _tcp_backlog(listener)
     except (OSError, struct.error):

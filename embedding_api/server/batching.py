@@ -1,4 +1,4 @@
-"""Forward passes for many requests at once: each waits in a greenlet of its own while the event loop goes on."""
+"""Forward passes for several requests at once: each request waits in a greenlet, and the event loop serves others."""
 
 import os
 import time
@@ -10,7 +10,7 @@ from greenlet import getcurrent, greenlet
 from embedding_api.errors import ClientGone
 from embedding_api.server.limits import VECTOR_BYTES
 
-# The answer to more is large: it waits until there is memory for it.
+# A request of more texts waits until there is memory for its answer.
 FEW_TEXTS = 8
 # Seconds for which a request may hold the event loop without a pause.
 STEP_SECONDS = 0.01
@@ -30,20 +30,20 @@ class RequestTask(greenlet):
 
 
 class Batcher:
-    """Computes the vectors of all requests of a worker. Belongs to the greenlet that makes it, the event loop.
+    """Computes the vectors of all requests of a worker. The greenlet that makes it is the event loop.
 
-    Texts of few tokens wait for the next forward pass, which computes those of several requests. More than one pass
-    carries are cut into micro-batches for the compute threads, which take them from all such requests in turn.
+    A short request waits for the next forward pass, which computes the texts of several requests. A large request is
+    cut into micro-batches for the compute threads, which take one micro-batch of each large request in turn.
 
     Args:
         encoder: an `Encoder`.
         threads: the `ComputeThreads` for large requests.
         limits: the worker's `Limits`.
-        on_pass: called with the tasks of a pass before they go on.
+        on_pass: called with the tasks of a forward pass before they are resumed.
         record: called with the number of requests and of tokens of each forward pass.
 
     Attributes:
-        event: a file descriptor that can be read when compute threads have finished something.
+        event: an eventfd, readable when compute threads have finished a micro-batch.
     """
 
     def __init__(self, encoder, threads, limits, on_pass, record):
@@ -52,23 +52,27 @@ class Batcher:
         self._on_pass, self._record = on_pass, record
         self._loop = getcurrent()
         self._resumed = self._progress = self._computed_at = time.monotonic()
-        # Tasks that wait for the next pass, for memory, for the compute threads, for memory for their answer, for their
-        # turn after a pause.
+        # Short requests that wait for the next forward pass, and the number of their tokens.
         self._parked, self._tokens = deque(), 0
+        # Large requests that wait for memory for their vectors.
         self._queued = deque()
+        # Large requests that the compute threads work on.
         self._jobs = {}
+        # Requests that are computed, and wait for memory for their answer.
         self._computed = deque()
+        # Requests that wait for their turn after a pause.
         self._paused = deque()
-        # What the compute threads have finished.
+        # Micro-batches that the compute threads have finished and `collect` has not seen.
         self._finished = deque()
 
-    # What requests call, in their greenlets.
+    # Called by requests, in their greenlets.
 
     def compute(self, texts):
         """The vectors of texts, given as token ids, as a float32 array of shape (texts, dimension).
 
         Raises:
-            ClientGone: nobody waits for them any longer.
+            ClientGone: the client has closed the connection.
+            ApiError: the request is large, and too many large requests wait.
         """
         task = getcurrent()
         if not isinstance(task, RequestTask):
@@ -85,7 +89,7 @@ class Batcher:
 
     def _compute_large(self, task, texts, tokens, asked):
         self._limits.check_room()
-        # The texts are tokens now.
+        # The body is no longer needed: its texts are tokens now.
         task.connection.request.free()
         self._limits.bodies.hold(task.connection, 4 * tokens)
         self._queued.append((task, _Job(self._encoder, texts, self._threads.count, asked)))
@@ -93,10 +97,10 @@ class Batcher:
         return self._loop.switch()
 
     def pause(self):
-        """Let others go on, if this request has held the event loop for a while.
+        """Let other requests run, if this one has held the event loop for more than STEP_SECONDS.
 
         Raises:
-            ClientGone: nobody waits for the answer any longer.
+            ClientGone: the client has closed the connection.
         """
         task = getcurrent()
         if not isinstance(task, RequestTask):
@@ -107,7 +111,7 @@ class Batcher:
         if task.connection.gone:
             raise ClientGone
 
-    # What the compute threads call.
+    # Called by the compute threads.
 
     def _compute_next(self, task, job):
         """Compute one micro-batch of a job, and queue the next behind those of other jobs."""
@@ -125,11 +129,11 @@ class Batcher:
         self._finished.append((task, sum(map(len, texts))))
         os.eventfd_write(self.event, 1)
 
-    # What the event loop calls.
+    # Called by the event loop.
 
     @property
     def is_full(self):
-        """Whether the next pass carries no more."""
+        """Whether the next forward pass has all the tokens that it can carry."""
         return self._tokens >= self._encoder.micro_batch_tokens
 
     @property
@@ -144,7 +148,7 @@ class Batcher:
         return self._computed and self._limits.answers.has_room
 
     def seconds_without_progress(self):
-        """For how long the compute threads have finished nothing, though there is something."""
+        """For how many seconds the compute threads have had work and finished no micro-batch."""
         return time.monotonic() - self._progress if self._jobs else 0.0
 
     def run(self, task, *values):
@@ -188,7 +192,7 @@ class Batcher:
         if task.connection.gone:
             task.throw(ClientGone)
             return
-        # An estimate of its JSON, until that is counted.
+        # An estimate: the connection replaces it by the bytes of the answer.
         self._limits.answers.hold(task.connection, len(vectors) * VECTOR_BYTES)
         self.run(task, vectors)
 
@@ -206,12 +210,13 @@ class Batcher:
             return
         began = time.monotonic()
         try:
-            vectors = self._forward([text for _, texts, _, _ in batch for text in texts])
+            # One forward pass, unless padding makes several cheaper.
+            vectors = self._encoder.compute([text for _, texts, _, _ in batch for text in texts], in_this_thread=True)
         except Exception as error:
             for task, *_ in batch:
                 task.throw(error)
             return
-        self._limits.note(time.monotonic() - began, len(batch))
+        self._limits.record_seconds(time.monotonic() - began, len(batch))
         self._record(len(batch), sum(tokens for _, _, tokens, _ in batch))
         self._on_pass([task for task, *_ in batch])
         start = 0
@@ -226,15 +231,8 @@ class Batcher:
             else:
                 self._computed.append((task, own))
 
-    def _forward(self, texts):
-        """The vectors of texts; in one forward pass, unless padding makes several cheaper."""
-        vectors = np.empty((len(texts), self._encoder.dimension), np.float32)
-        for rows in self._encoder.micro_batches(texts):
-            vectors[rows] = self._encoder.forward([texts[row] for row in rows])
-        return vectors
-
     def collect(self):
-        """Take note of what the compute threads have finished."""
+        """Handle the micro-batches that the compute threads have finished."""
         os.eventfd_read(self.event)
         self._progress = time.monotonic()
         while self._finished:
@@ -250,13 +248,13 @@ class Batcher:
                 task.throw(job.error)
             elif not job.left:
                 self._end(task)
-                self._limits.note(self._progress - max(job.began, self._computed_at), large=True)
+                self._limits.record_seconds(self._progress - max(job.began, self._computed_at), large=True)
                 self._computed_at = self._progress
                 task.waited = job.began - job.asked
                 self._computed.append((task, job.vectors))
 
     def cancel(self, task):
-        """End a large request that nobody waits for any longer."""
+        """End a large request whose client has gone."""
         if task in self._jobs:
             self._end(task)
             task.throw(ClientGone)

@@ -11,25 +11,25 @@ from embedding_api import metrics
 from embedding_api.errors import ApiError, ClientGone
 from embedding_api.server.request import NO_PASS_METHODS, Request
 
-# What epoll reports of a connection: what arrives and its end, its end only, room for output, nothing.
+# Events that epoll reports of a connection: input and its end; its end only; room for output; none.
 INPUT, NO_INPUT, OUTPUT, NOTHING = select.EPOLLIN | select.EPOLLRDHUP, select.EPOLLRDHUP, select.EPOLLOUT, 0
 
-# A client that moves so many bytes a second, either way, is not cut off.
-SLOWEST = 32 * 1024
-# What a client that has its answer may still send: closing the connection in the middle of that would lose the answer.
+# A client that sends a request, or reads an answer, at this rate is never too slow.
+MIN_BYTES_PER_SECOND = 32 * 1024
+# What a client may still send after its answer: closing the connection while it sends could destroy the answer.
 DISCARD_BYTES = 256 * 1024 * 1024
 DISCARD_SECONDS = 10
 
-# Read at a time, so that other connections have their turn; more of a large body.
+# Bytes of one read: few, so that other connections have their turn; more when more of a body is to come.
 _READ_BYTES = 64 * 1024
 _READ_LARGE_BYTES = 512 * 1024
-# How requests begin that need no forward pass.
+# The first bytes of requests that need no forward pass.
 _NO_PASS = tuple(f"{method} ".encode() for method in NO_PASS_METHODS)
-# Of one call of sendmsg; the operating system's limit is 1,024.
+# Buffers in one call of sendmsg; the operating system's limit is 1,024.
 _BUFFERS = 1000
 
-# Errors of a socket that are no client's doing.
-_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.ENOBUFS}
+# Errors of a socket that the client has not caused: descriptors or memory have run out.
+_SERVER_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.ENOBUFS}
 
 
 class State(Enum):
@@ -57,10 +57,10 @@ class Connection:
         request: the `Request` that is read or answered.
         task: the `RequestTask` of that request, while the application works on it.
         since: when the state began, in seconds of the monotonic clock.
-        deadline: when the client has taken too long.
+        deadline: when the client is too slow, on the same clock.
         gone: whether the client has closed the connection, or its sending half.
-        refuse: whether there is no room for the request.
-        late: whether it was accepted after the service was told to stop.
+        refuse: whether the request must be refused, as too many wait.
+        late: whether it has reached the backlog after the drain began.
     """
 
     def __init__(self, client, address, server_address, worker):
@@ -76,17 +76,17 @@ class Connection:
         self._expect_request(worker.settings.client_timeout)
 
     @property
-    def is_quiet(self):
+    def is_idle(self):
         """Whether the client has not begun to send a request."""
         return self.state is State.READING and not self.request.begun
 
     @property
-    def waits_for_us(self):
-        """Whether it is not the client's turn to do something."""
+    def waits_for_server(self):
+        """Whether the next step is the server's and not the client's."""
         return bool(self._postponed) or self.state in (State.WORKING, State.WAITING)
 
     def postpone(self):
-        """Have a request that may need a forward pass wait unread; whether it does."""
+        """Postpone the request, if it may need a forward pass: it waits unread. Returns whether it is postponed."""
         if self.state is not State.READING:
             return False
         if not self._postponed and (self.request.received or self._may_need_a_pass()):
@@ -98,14 +98,14 @@ class Connection:
         return bool(start) and not start.startswith(_NO_PASS)
 
     def _peek(self, size):
-        """What has arrived and is not read yet, so many bytes of it at most; nothing where the socket has failed."""
+        """At most `size` bytes of what has arrived, which stays unread; nothing where the socket has failed."""
         try:
             return self.client.recv(size, socket.MSG_PEEK)
         except OSError:
             return b""
 
     def handle(self, events):
-        """Go on, as epoll has reported these events."""
+        """Handle the events that epoll has reported."""
         self.gone = self.gone or bool(events & ~(select.EPOLLIN | select.EPOLLOUT))
         if self.state is State.READING:
             self._read()
@@ -114,9 +114,9 @@ class Connection:
         elif self.state is State.DISCARDING:
             self._discard()
         elif self.gone:
-            self._note_end()
+            self._handle_gone()
         else:
-            # The next request, before the answer to this one.
+            # The client sends its next request already: read it after this answer.
             self.watch(NO_INPUT)
 
     def watch(self, events):
@@ -126,7 +126,7 @@ class Connection:
             self._watched = events
 
     def enter(self, state, seconds=math.inf):
-        """Change the state; the client has so many seconds."""
+        """Change the state, with a deadline for the client in so many seconds."""
         self.state = state
         self.since = time.monotonic()
         self.deadline = self.since + seconds
@@ -156,7 +156,7 @@ class Connection:
         elif self._postponed:
             self.deadline += time.monotonic() - self._postponed
         self._postponed = 0.0
-        self.deadline += len(data) / SLOWEST
+        self.deadline += len(data) / MIN_BYTES_PER_SECOND
         try:
             if not data:
                 raise ApiError("malformed_request", "The connection was closed before the request was complete.")
@@ -164,33 +164,33 @@ class Connection:
         except ApiError as error:
             self._fail(error)
         else:
-            self._consider()
+            self._dispatch_if_ready()
 
-    def _consider(self):
-        """Start or resume the application, if enough of the request is here."""
+    def _dispatch_if_ready(self):
+        """Start or resume the application, if enough of the request has arrived."""
         request = self.request
-        # Whatever speaks against the request, the client shall know before it sends the body.
+        # Start it before the body arrives, so that a client that will get an error need not send the body.
         answers_early = not self.task and request.has_head and (self.refuse or request.expects_continue)
         if request.complete or request.is_too_large or answers_early:
-            self._go_on()
+            self._dispatch()
         elif request.has_head and request.body_to_come > _READ_BYTES:
             try:
                 self._worker.limits.admit_body(self)
             except ApiError as error:
                 self._fail(error)
 
-    def wait(self):
+    def pause_reading(self):
         """Read nothing until there is memory for the body."""
         self.enter(State.WAITING)
         self.watch(NO_INPUT)
 
-    def read_on(self):
-        """Read the body."""
+    def resume_reading(self):
+        """Read the body, with a new deadline."""
         self.enter(State.READING, self._worker.settings.client_timeout)
         self.watch(INPUT)
 
-    def _go_on(self):
-        """Have the application answer the request, as far as it has arrived."""
+    def _dispatch(self):
+        """Start or resume the application."""
         self.enter(State.WORKING)
         if self.task:
             self._awaits_body = False
@@ -207,15 +207,23 @@ class Connection:
             self._worker.application.refuse(self, error)
 
     def await_body(self, loop):
-        """Wait until the request is complete, or too large; for the application, in the request's task."""
+        """Wait until the request is complete, or too large. Called in the request's task.
+
+        Args:
+            loop: the greenlet of the event loop.
+
+        Raises:
+            ApiError: the rest of the request is not valid, or too slow, or there is no room for it.
+            ClientGone: the connection was closed.
+        """
         if self.request.complete or self.request.is_too_large:
             return
         self.client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._awaits_body = True
-        self.read_on()
+        self.resume_reading()
         loop.switch()
 
-    def _note_end(self):
+    def _handle_gone(self):
         if self.state is State.WAITING:
             self.close()
             return
@@ -225,7 +233,7 @@ class Connection:
     # Writing
 
     def sendall(self, data):
-        """Add to the answer; Gunicorn calls it."""
+        """Add to the answer. Gunicorn's response calls it."""
         if data:
             self._answer.append(data)
 
@@ -242,7 +250,7 @@ class Connection:
         self.write()
 
     def write(self):
-        """Send what the client takes."""
+        """Send as much of the answer as the socket takes."""
         try:
             sent = self.client.sendmsg(self._answer[:_BUFFERS])
         except BlockingIOError:
@@ -250,7 +258,7 @@ class Connection:
         except OSError as error:
             self.drop(error)
             return
-        self.deadline += sent / SLOWEST
+        self.deadline += sent / MIN_BYTES_PER_SECOND
         self._remove(sent)
         if self._answer:
             self._worker.limits.answers.hold(self, sum(map(len, self._answer)))
@@ -276,7 +284,7 @@ class Connection:
             del self._answer[0]
 
     def _begin_to_discard(self):
-        """Say that the answer is complete, and let the client finish what it sends."""
+        """Close the sending half, and discard what the client still sends."""
         try:
             self.client.shutdown(socket.SHUT_WR)
         except OSError as error:
@@ -299,7 +307,7 @@ class Connection:
     # The end
 
     def expire(self):
-        """End what the client has taken too long for."""
+        """End the request or the connection, as the client is too slow."""
         if self.state is State.READING and self.request.begun:
             self._fail(
                 ApiError(
@@ -314,19 +322,19 @@ class Connection:
 
     def drop(self, error):
         """Close, as the socket has failed."""
-        ours = error.errno in _OURS
+        ours = error.errno in _SERVER_ERRORS
         metrics.record_dropped("failed" if ours else "gone")
         if ours:
             self._worker.log.error("A connection is dropped: %s", error.strerror)
         self.close()
 
-    def give_way(self):
-        """Close in favour of other connections."""
+    def evict(self):
+        """Close to make room for others."""
         metrics.record_dropped("limit")
         self.close()
 
     def close(self):
-        """Close the connection; what the application still does for it comes to nothing."""
+        """Close the connection, and end what is computed for it."""
         if self.state is State.CLOSED:
             return
         self.state = State.CLOSED

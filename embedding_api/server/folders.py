@@ -9,14 +9,17 @@ import tempfile
 from pathlib import Path
 
 MEMORY = "/dev/shm"
-# Not the name that earlier versions gave to theirs, which are not locked.
+# Not the prefix of earlier versions, whose directories are not locked and would look abandoned.
 _PREFIX = "embedding-metrics-locked-"
 
 
 def writable_folder():
-    """Where small files go: into memory, where no slow disk can hold up a worker, or else into the temporary folder.
+    """The folder for small files: in memory, as a slow disk would delay workers, or else the temporary folder.
 
-    Where there is no temporary folder, libraries get the one in memory.
+    Without a temporary folder, libraries get the one in memory: it is set as TMPDIR.
+
+    Raises:
+        SystemExit: neither can be written to.
     """
     folders = [folder for folder in (MEMORY, _temporary_folder()) if folder and _is_writable(folder)]
     if not folders:
@@ -30,14 +33,14 @@ def writable_folder():
 
 
 def make_metrics_directory(parent, uid, gid):
-    """Make a directory for the workers' metrics, which run as this user. Returns its path.
+    """Make a directory for the metrics of workers that run as this user and group. Returns its path.
 
     It is locked as long as this process or one forked from it lives, and removed when this process exits. If it is
     killed, the next start removes the directory.
     """
     _remove_abandoned(parent)
     directory = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
-    # Never closed: the lock belongs to all processes that have it open.
+    # Never closed: forked processes inherit it, and the lock lasts until the last of them ends.
     fcntl.flock(os.open(directory, os.O_RDONLY), fcntl.LOCK_SH)
     os.chown(directory, uid, gid)
     atexit.register(_remove, directory, os.getpid())
@@ -69,7 +72,7 @@ def _remove_abandoned(parent):
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # An empty one may have been made this moment, and is not locked yet.
+            # An empty one may be new, and not locked yet.
             if os.listdir(descriptor):
                 shutil.rmtree(directory, ignore_errors=True)
         except OSError:

@@ -1,4 +1,4 @@
-"""What Gunicorn calls in the master and in the workers: gunicorn.conf.py imports it, and has the settings."""
+"""Hooks that Gunicorn calls in the master and in the workers. gunicorn.conf.py imports them."""
 
 import contextlib
 import gc
@@ -31,11 +31,11 @@ def when_ready(server):
     _log_example(server)
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(name, lambda sig, frame: _stop(server, sig, frame))
-    # Left alone, the first garbage collection in each worker would write to every page that Python's objects live on,
-    # and copy what the workers share.
+    # Without this, the first garbage collection in a worker would write to every page that holds Python objects, and so
+    # copy the memory that the workers share.
     gc.collect()
     gc.freeze()
-    # Loading leaves 100 MB.
+    # Loading the model leaves 100 MB of freed memory.
     malloc.trim()
 
 
@@ -67,13 +67,13 @@ def _log_example(server):
 
 def _stop(server, sig, frame):
     if os.getpid() != server.pid:
-        # A worker that was forked a moment ago, and has not set its own handlers yet.
+        # This is a worker that was just forked and has not set its own handlers yet.
         os._exit(0)
-    # The workers must know why they are told to stop: at a reload others take over, and at the end nobody does,
-    # unless there is another master, which this one has started or was started by.
+    # Workers that stop for good must answer the backlog as well. At a reload new workers take the backlog over, and in
+    # an upgrade, when there is a second master, those of the other master do.
     if sig == signal.SIGTERM and not (server.reexec_pid or server.master_pid):
         Worker.shared.stop()
-    # Gunicorn itself would not tell them before a reload under way is over.
+    # Signal them now: Gunicorn would first finish a reload that is under way.
     for pid in list(server.WORKERS):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM if sig == signal.SIGTERM else signal.SIGQUIT)
@@ -81,21 +81,21 @@ def _stop(server, sig, frame):
 
 
 def pre_fork(server, worker):
-    taken = {other.place for other in server.WORKERS.values()}
-    worker.place = min(set(range(1, len(taken) + 2)) - taken)
+    taken = {other.slot for other in server.WORKERS.values()}
+    worker.slot = min(set(range(1, len(taken) + 2)) - taken)
 
 
 def child_exit(server, worker):
-    # One that was killed could not say that it is no longer idle.
-    Worker.shared.set_idle(worker.place, False)
-    metrics.reset_dead_worker(worker.place)
+    # A worker that was killed could not reset its flag.
+    Worker.shared.set_idle(worker.slot, False)
+    metrics.reset_dead_worker(worker.slot)
 
 
 # In the workers
 
 
 def post_worker_init(worker):
-    metrics.run_in_worker(worker.place)
+    metrics.run_in_worker(worker.slot)
 
 
 def worker_exit(server, worker):

@@ -1,4 +1,4 @@
-"""Memory that was freed and that malloc keeps for the next time."""
+"""Gives freed memory back to the operating system."""
 
 import ctypes
 
@@ -6,6 +6,6 @@ _libc = ctypes.CDLL(None)
 
 
 def trim():
-    """Give it back to the system, where the C library is glibc, which does so only when asked. It takes some ms."""
+    """Give back what malloc keeps after it was freed. Only glibc needs and has this. It takes some ms."""
     if hasattr(_libc, "malloc_trim"):
         _libc.malloc_trim(0)

@@ -31,7 +31,7 @@ class MemoryBound:
         return not self._held or self._sum + size <= self._limit
 
     def hold(self, connection, size):
-        """Note that a connection holds so many bytes from now on."""
+        """Set how many bytes a connection holds from now on."""
         self._sum += size - self._held.get(connection, 0)
         if size:
             self._held[connection] = size

@@ -1,12 +1,12 @@
-"""Gunicorn's options that the service's own worker does not have. docs/operations.md has a list of all."""
+"""Gunicorn's options that the service's own worker does not support. docs/operations.md lists them."""
 
 import re
 import sys
 
 from gunicorn.config import Config
 
-# What the operator would otherwise believe to have: when it is asked for, and what to do.
-_STOPS = (
+# Options that stop the start, as an operator who sets them relies on them: how to see that one is set, and what to do.
+_REFUSED = (
     (
         lambda cfg: cfg.is_ssl or cfg.proxy_protocol != "off",
         "The service speaks neither TLS nor the PROXY protocol: leave these options out, and put a proxy such as nginx"
@@ -41,7 +41,7 @@ _STOPS = (
         "--env comes too late for the service's settings: set them in the environment that Gunicorn is started in.",
     ),
 )
-# Options without an effect. The log has a line for each request whatever they say.
+# Options without an effect, of which the log warns.
 _IGNORED = (
     "accesslog",
     "logconfig",
@@ -60,7 +60,7 @@ _IGNORED = (
 
 def check(cfg, log):
     """Stop the start at an option that makes no sense, and warn of those without an effect."""
-    for is_set, message in _STOPS:
+    for is_set, message in _REFUSED:
         if is_set(cfg):
             sys.exit(f"Error: {message}")
     defaults = Config()

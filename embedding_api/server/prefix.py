@@ -4,7 +4,7 @@ import os
 
 from embedding_api.errors import ApiError
 
-# Whoever probes the service need not know its prefix.
+# Probes may leave out the prefix.
 PROBES = ("/health", "/ready")
 
 
@@ -17,7 +17,7 @@ def check():
 
 
 def admit(request):
-    """Let `gunicorn.http.wsgi.create` take a request whose path is outside of the prefix, at which it would fail.
+    """Take the prefix from a request whose path is outside of it: `gunicorn.http.wsgi.create` would fail on that path.
 
     Args:
         request: Gunicorn's, whose headers may be changed.
@@ -30,7 +30,7 @@ def admit(request):
     path = request.path
     if not prefix or path == prefix or path.startswith(prefix.rstrip("/") + "/"):
         return None
-    # The last one counts.
+    # Gunicorn uses the last header of a name.
     request.headers.append(("SCRIPT_NAME", ""))
     if path in PROBES:
         return None

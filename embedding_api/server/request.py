@@ -11,10 +11,10 @@ from embedding_api.errors import ApiError
 
 # Bytes of a request line and its headers together; Gunicorn's limits for the parts are below that.
 HEAD_BYTES = 64 * 1024
-# What chunks may add to a body: so many bytes, and an eighth of it. Megabytes in chunks of a byte would cost minutes.
+# Bytes that chunks may add to a body, besides an eighth of it. To parse megabytes in chunks of one byte takes minutes.
 CHUNK_BYTES = 16 * 1024
-# What a body in chunks is taken to have at most, until it has more.
-_FEW_BYTES = 64 * 1024
+# A body in chunks is taken to be small until it has more bytes.
+_SMALL_BYTES = 64 * 1024
 
 # Requests of these need no forward pass, so they are answered at any time.
 NO_PASS_METHODS = "GET", "HEAD", "OPTIONS"
@@ -35,14 +35,14 @@ class Request(HeaderPolicy):
     Args:
         cfg: Gunicorn's configuration.
         address: the client's, as `accept` gives it.
-        max_body_bytes: a body is read no further than this and a piece.
+        max_body_bytes: the limit of a body. It is read until it has more.
 
     Attributes:
-        received: the bytes that were fed.
+        received: the number of bytes that were fed.
         begun: whether anything has arrived but empty lines.
         has_head, complete: whether the head, and the whole request, have arrived.
         expects_continue: whether the client waits for "100 Continue" before it sends the body.
-        body: a file of the body as far as it has arrived.
+        body: a file of the body as far as it has arrived, positioned at its start.
         must_close: whether the connection must be closed after the answer.
     """
 
@@ -58,51 +58,51 @@ class Request(HeaderPolicy):
         self.begun = self.has_head = self.complete = self.must_close = self.expects_continue = False
         self._max_body_bytes = max_body_bytes
         self._method, self._target, self._version, self._fields = b"", b"", "", []
-        self._head_bytes = self._announced = 0
+        self._head_bytes = self._content_length = 0
         self._is_chunked = False
-        self._is_followed = False
+        self._is_pipelined = False
         self._parser = httptools.HttpRequestParser(self)
 
     @property
     def body_bytes(self):
-        """The bytes of the body that have arrived."""
+        """The number of bytes of the body that have arrived."""
         return self.body.getbuffer().nbytes
 
     @property
     def body_to_come(self):
-        """The bytes that the body will have at most; of one in chunks, that is known only while there are few."""
-        return self._max_body_bytes if self._is_chunked and self.body_bytes > _FEW_BYTES else self._announced
+        """The most bytes that the body will have: its Content-Length; in chunks 0 while it is small, then the limit."""
+        return self._max_body_bytes if self._is_chunked and self.body_bytes > _SMALL_BYTES else self._content_length
 
     @property
     def is_too_large(self):
         """Whether the body is beyond the limit, by its own announcement or as it arrives."""
-        return max(self._announced, self.body_bytes) > self._max_body_bytes
+        return max(self._content_length, self.body_bytes) > self._max_body_bytes
 
     def should_close(self):
         """Whether the connection must be closed after the answer: for `gunicorn.http.wsgi.Response`."""
         return self.must_close or not self.complete
 
     def feed(self, data):
-        """Take what has arrived.
+        """Parse bytes that have arrived.
 
         Raises:
-            ApiError: it is not valid, or beyond a limit.
+            ApiError: the request is not valid, or beyond a limit.
         """
         self.received += len(data)
         try:
             self._parse(data)
         except httptools.HttpParserError as error:
-            self._raise_limits()
+            self._check_limits()
             if not self.complete:
                 raise _malformed(_REASONS.get(str(error), str(error))) from None
-            # What follows a complete request is not ours to judge.
+            # Only what follows the complete request is not valid.
             self.must_close = True
-        self._raise_limits()
+        self._check_limits()
         if self.complete:
             self._parser = None
 
     def free(self):
-        """Free the body, which nobody will read any more, and the parser.
+        """Free the body and the parser, when they are no longer needed.
 
         Parser and request refer to each other, and a garbage collection is rare.
         """
@@ -113,14 +113,14 @@ class Request(HeaderPolicy):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # It is answered as if it had not asked for another protocol; what follows another request is not read.
-            if self._is_followed or self._method == b"CONNECT":
+            # The request is answered in HTTP/1.1. Its body is read, but nothing after CONNECT or a pipelined request.
+            if self._is_pipelined or self._method == b"CONNECT":
                 self.must_close = True
             else:
                 self._parse_body(data[upgrade.args[0] :])
 
     def _parse_body(self, data):
-        """Read the body of a request that asks for another protocol: the parser leaves it to that protocol."""
+        """Parse the body of a request with Upgrade, by a new parser: httptools leaves it to the other protocol."""
         framing = [field for field in self._fields if field[0].lower() in (b"content-length", b"transfer-encoding")]
         lines = b"".join(b"%s: %s\r\n" % field for field in framing)
         self.complete = False
@@ -128,15 +128,15 @@ class Request(HeaderPolicy):
         try:
             self._parser.feed_data(b"%s / HTTP/%s\r\n%s\r\n" % (self._method, self._version.encode(), lines) + data)
         except httptools.HttpParserUpgrade:
-            # The next request asks for it as well.
+            # The next request has Upgrade as well.
             self.must_close = True
 
-    # Callbacks of the parser. What they raise would be wrapped, so they raise nothing.
+    # Callbacks of the parser. They raise nothing, as httptools would wrap it.
 
     def on_message_begin(self):
         if self.complete:
-            # Another request in the same piece: the client sends it again over another connection.
-            self.must_close = self._is_followed = True
+            # A pipelined request is not answered: the client sends it again over another connection.
+            self.must_close = self._is_pipelined = True
         self.begun = True
 
     def on_url(self, part):
@@ -144,26 +144,26 @@ class Request(HeaderPolicy):
             self._target += part
 
     def on_header(self, name, value):
-        # Trailers have no use.
+        # Trailers are ignored.
         if not self.has_head:
             self._fields.append((name, value))
 
     def on_headers_complete(self):
         if not self.has_head:
             self.has_head = True
-            # Later they may be those of the next request.
+            # Read them now: later the parser may have those of the next request.
             self._method, self._version = self._parser.get_method(), self._parser.get_http_version()
 
     def on_body(self, part):
         if not self.complete:
+            self.body.seek(0, io.SEEK_END)
             self.body.write(part)
-
-    def on_message_complete(self):
-        if not self.complete:
-            self.complete = True
             self.body.seek(0)
 
-    def _raise_limits(self):
+    def on_message_complete(self):
+        self.complete = True
+
+    def _check_limits(self):
         if self._head_bytes:
             if self.received - self._head_bytes - self.body_bytes > CHUNK_BYTES + self.body_bytes // 8:
                 raise _malformed("the chunks of the body are too small")
@@ -171,7 +171,7 @@ class Request(HeaderPolicy):
         self._check_target()
         self._check_fields()
         if self.has_head:
-            # At most: the first bytes of the body may have come with it.
+            # An upper bound: the first bytes of the body may have come with the head.
             self._head_bytes = self.received
             self._read_head()
         elif self.received > HEAD_BYTES:
@@ -230,11 +230,11 @@ class Request(HeaderPolicy):
         codings = [value.lower() for name, value in self.headers if name == "TRANSFER-ENCODING"]
         if codings and (codings != ["chunked"] or self.version == (1, 0)):
             raise _malformed("the only Transfer-Encoding is chunked, in HTTP/1.1")
-        self._announced, self._is_chunked = int(headers.get("CONTENT-LENGTH", 0)), bool(codings)
+        self._content_length, self._is_chunked = int(headers.get("CONTENT-LENGTH", 0)), bool(codings)
         connection = {option.strip() for option in headers.get("CONNECTION", "").lower().split(",")}
         if "close" in connection or (self.version == (1, 0) and "keep-alive" not in connection):
             self.must_close = True
-        # Gunicorn would send the answer to it at once.
+        # Hidden from Gunicorn, which would send 100 Continue at once, before the request is checked.
         self.expects_continue, self._expected_100_continue = self._expected_100_continue, False
 
 

@@ -21,19 +21,19 @@ from embedding_api.server.connection import INPUT, Connection, State
 from embedding_api.server.limits import Limits
 from embedding_api.server.shared import SharedFlags
 
-# Seconds after which a deadline may be noticed.
+# Seconds between two checks of the deadlines.
 TICK = 1
-# Connections that are accepted before those that are open have their turn.
+# Connections accepted at a time: few, so that open ones have their turn.
 ACCEPTS = 8
-# Compute threads of a worker. Each keeps scratch memory of some MB, and there may be as many workers as cores.
-MOST_THREADS = 8
-# Seconds that a worker which leaves waits for clients that send nothing, and at most for any of them.
-QUIET_SECONDS = 1
-FAREWELL_SECONDS = 30
+# The most compute threads of a worker: each keeps scratch memory of some MB, and there may be as many workers as cores.
+MAX_THREADS = 8
+# Grace periods of a drain, in seconds: for clients that send nothing, and for those that send or read.
+IDLE_GRACE_SECONDS = 1
+GRACE_SECONDS = 30
 
 
 class Log(Logger):
-    """Gunicorn's, without its access log, which would be prepared for every request though nobody sees it."""
+    """Gunicorn's, without its access log: a line would be formatted for every request, and never written."""
 
     access_log_enabled = False
 
@@ -43,13 +43,13 @@ class Worker(SyncWorker):
 
     Attributes:
         settings: the service's `Settings`.
-        place: its number among the workers that live, from 1.
+        slot: its number among the workers that live, from 1. A new worker gets that of a dead one.
         application, limits: what its connections call.
     """
 
     # Made by the master before the first fork, for all workers.
     shared = None
-    place = 0
+    slot = 0
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -64,39 +64,41 @@ class Worker(SyncWorker):
         super().init_process()
 
     def run(self):
-        self._begin()
+        self._set_up()
         while self.alive and self.is_parent_alive():
             self._turn()
-        self._leave()
+        self._drain()
 
-    def _begin(self):
+    def _set_up(self):
         self.settings = process_settings()
         self.limits = Limits(self.settings, self.cfg.workers, self.sockets)
         encoder = self.wsgi.extensions["encoder"]
-        # They give way to the passes of the event loops, of this worker and of others.
-        threads = ComputeThreads(min(usable_cores(), MOST_THREADS), nice=10)
-        self._batcher = Batcher(encoder, threads, self.limits, self._spread, metrics.record_forward_pass)
+        # nice: the forward passes of all workers' event loops go first.
+        threads = ComputeThreads(min(usable_cores(), MAX_THREADS), nice=10)
+        self._batcher = Batcher(encoder, threads, self.limits, self._spread_load, metrics.record_forward_pass)
         encoder.run_in_worker(compute=self._batcher.compute, heartbeat=self._batcher.pause)
         self.application = Application(self, self._batcher, self.limits)
         self.wsgi.extensions["server"] = self
+        # By file descriptor: the open connections, and the events of what is ready and not handled yet.
         self._connections = {}
         self._ready = {}
-        self._was_large = False
-        # When it began to leave, and how many connections were in the backlog then.
-        self._left_at, self._on_time = None, 0
+        # Whether compute threads have worked since memory was last given back.
+        self._memory_to_free = False
+        # When the drain began, and how many connections that were in the backlog then are not accepted yet.
+        self._draining_since, self._backlog_to_drain = None, 0
         self._next_tick = 0.0
         self._epoll = select.epoll()
         self._epoll.register(self.PIPE[0], select.EPOLLIN)
         self._epoll.register(self._batcher.event, select.EPOLLIN)
         self._listeners = {listener.fileno(): (listener, listener.getsockname()) for listener in self.sockets}
-        # Listeners that have failed, until the next tick.
+        # Listeners that have failed to accept, until the next tick.
         self._blocked = set()
         for listener in self.sockets:
             listener.setblocking(False)
             self._watch_listener(listener)
 
     def _watch_listener(self, listener):
-        # One worker wakes up for a connection, and not all.
+        # Exclusive: a connection wakes one worker and not all.
         self._epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
 
     # The event loop
@@ -119,19 +121,19 @@ class Worker(SyncWorker):
     def _poll(self):
         if self._ready or self._batcher.has_work:
             return self._epoll.poll(0)
-        if self._was_large:
-            self._was_large = False
+        if self._memory_to_free:
+            self._memory_to_free = False
             self.wsgi.extensions["encoder"].free_scratch()
-            # Among what refers to itself are errors, whose traces refer to texts.
+            # Exceptions are in reference cycles, and their tracebacks refer to texts.
             gc.collect()
             malloc.trim()
-        self.shared.set_idle(self.place, self._left_at is None)
+        self.shared.set_idle(self.slot, self._draining_since is None)
         events = self._epoll.poll(TICK)
-        self.shared.set_idle(self.place, False)
+        self.shared.set_idle(self.slot, False)
         return events
 
     def _postpone(self):
-        """Of what is ready while the next pass is full, do what needs no pass; the rest waits, up to the limit."""
+        """While the next pass is full: handle what needs none, postpone requests up to the limit, refuse the others."""
         for descriptor in self._listeners.keys() & self._ready.keys():
             self._handle(descriptor)
         postponed = []
@@ -141,31 +143,31 @@ class Worker(SyncWorker):
                 postponed.append(descriptor)
             elif descriptor in self._ready and descriptor not in self._listeners:
                 self._handle(descriptor)
-        self.limits.postponed = min(len(postponed), self.limits.share)
-        for descriptor in postponed[self.limits.share :]:
+        self.limits.postponed = min(len(postponed), self.limits.max_waiting)
+        for descriptor in postponed[self.limits.max_waiting :]:
             self._handle(descriptor, refuse=True)
 
     def _handle(self, descriptor, refuse=False):
-        """Go on with what is ready."""
+        """Handle the events of a descriptor that is ready."""
         events = self._ready.pop(descriptor)
         if connection := self._connections.get(descriptor):
             connection.refuse |= refuse
             try:
                 connection.handle(events)
             except Exception as error:
-                # It shall cost this connection, and not all of them.
+                # An error ends this connection alone, and not the worker.
                 self.log.error("Unexpected error: %s", trace(error))
                 connection.close()
         elif descriptor in self._listeners:
             self._accept(*self._listeners[descriptor])
         elif descriptor == self._batcher.event:
-            self._was_large = True
+            self._memory_to_free = True
             self._batcher.collect()
         elif descriptor == self.PIPE[0]:
             os.read(self.PIPE[0], 4096)
 
     def _accept(self, listener, server_address):
-        """Accept connections; while the next pass is full, this worker's share, as probes may be among them."""
+        """Accept some connections; while the next pass is full, the worker's share, as it may contain probes."""
         for _ in range(self.limits.share_of_backlog if self._batcher.is_full else ACCEPTS):
             try:
                 client, address = listener.accept()
@@ -173,30 +175,30 @@ class Worker(SyncWorker):
                 return
             except OSError as error:
                 self.log.error("Cannot accept a connection: %s", error.strerror)
-                self._close_one()
-                # Where that has not helped, it would fail again at once: it is tried at the next tick.
+                self._evict_one()
+                # It may fail again at once: try again at the next tick.
                 self._epoll.unregister(listener)
                 self._blocked.add(listener)
                 return
             client.setblocking(False)
             connection = Connection(client, address, server_address, self)
-            connection.late = self._left_at is not None and not self._on_time
-            self._on_time = max(self._on_time - 1, 0)
+            connection.late = self._draining_since is not None and not self._backlog_to_drain
+            self._backlog_to_drain = max(self._backlog_to_drain - 1, 0)
             self._connections[client.fileno()] = connection
             self._epoll.register(client, INPUT)
             if len(self._connections) > self.cfg.worker_connections:
-                self._close_one(but=connection)
-            # Its request has arrived, as a rule.
+                self._evict_one(but=connection)
+            # Its request has usually arrived.
             self._ready[client.fileno()] = select.EPOLLIN
-        # There may be more, after the requests of these.
+        # There may be more: accept them after the requests of these.
         self._ready[listener.fileno()] = select.EPOLLIN
 
-    def _close_one(self, but=None):
-        """Make room for a connection: close the one that has been quiet or slow for longest."""
-        others = (other for other in self._connections.values() if not other.waits_for_us and other is not but)
+    def _evict_one(self, but=None):
+        """Evict the connection that has been idle or slow for longest, to make room for another."""
+        others = (other for other in self._connections.values() if not other.waits_for_server and other is not but)
         longest = min(others, key=lambda other: other.since, default=None)
         if longest:
-            longest.give_way()
+            longest.evict()
 
     def _tick(self, now):
         self.limits.tick(now)
@@ -204,12 +206,12 @@ class Worker(SyncWorker):
         for listener in self._blocked:
             self._watch_listener(listener)
         self._blocked.clear()
-        # A connection for which another worker was woken, that has died since, wakes nobody else.
+        # Look for connections whose wake-up went to a worker that has died since.
         self._ready.update(dict.fromkeys(self._listeners, select.EPOLLIN))
         for connection in [other for other in self._connections.values() if self._deadline(other) < now]:
             connection.expire()
 
-    # What connections and requests call
+    # Called by connections and requests
 
     def watch(self, client, events, before):
         """Have epoll report these events of a socket from now on, in place of those before."""
@@ -221,7 +223,7 @@ class Worker(SyncWorker):
             self._epoll.unregister(client)
 
     def forget(self, connection):
-        """Know nothing more of a connection that closes now."""
+        """Remove a connection that closes now, and end what is computed for it."""
         descriptor = connection.client.fileno()
         self._connections.pop(descriptor, None)
         self._ready.pop(descriptor, None)
@@ -234,19 +236,19 @@ class Worker(SyncWorker):
             self._batcher.cancel(connection.task)
 
     def count_request(self):
-        """Leave for another worker after so many requests, if Gunicorn's configuration says so."""
+        """Count a request. After --max-requests of them the worker drains, and another takes over."""
         self.nr += 1
         if self.nr >= self.max_requests and self.alive:
             self.log.info("Autorestarting worker after current request.")
             self.alive = False
 
-    def _spread(self, tasks):
-        """Close connections of a pass while others wait and another worker is idle: their clients find that."""
+    def _spread_load(self, tasks):
+        """Close half of a pass's connections if another worker is idle: their clients connect again, and it accepts."""
         if (len(tasks) > 1 or self.limits.postponed) and self.shared.any_idle():
             for task in tasks[: max(len(tasks) // 2, 1)]:
                 task.connection.request.must_close = True
 
-    # What the application asks, as its extension "server"
+    # Read by the application, as its extension "server"
 
     @property
     def waiting(self):
@@ -260,22 +262,22 @@ class Worker(SyncWorker):
 
     @property
     def stopping(self):
-        """Whether the service is about to end."""
+        """Whether the service is about to stop."""
         return self.shared.stopping
 
     # The end
 
-    def _leave(self):
-        """Answer what has been accepted. At the end of the service that is all that has reached the backlog."""
+    def _drain(self):
+        """Answer what has been accepted; when the service stops, also what is in the backlog."""
         self.alive = False
-        self._left_at = time.monotonic()
+        self._draining_since = time.monotonic()
         for connection in self._connections.values():
             connection.request.must_close = True
         if self.shared.stopping or self.ppid != os.getppid():
-            self._on_time = self.limits.backlog
+            self._backlog_to_drain = self.limits.backlog
         else:
             self._close_listeners()
-        while self._owes:
+        while not self._is_drained:
             self._turn()
         self._close_listeners()
 
@@ -289,26 +291,26 @@ class Worker(SyncWorker):
         self._blocked.clear()
 
     @property
-    def _owes(self):
-        """Whether some client still waits for an answer, or may have sent a request, from before it began to leave."""
-        if self._on_time and self.limits.backlog:
-            return True
+    def _is_drained(self):
+        """Whether no client from before the drain, and no late one that reads its answer, is left."""
+        if self._backlog_to_drain and self.limits.backlog:
+            return False
         others = self._connections.values()
-        return any(not connection.late or connection.state is State.WRITING for connection in others)
+        return all(connection.late and connection.state is not State.WRITING for connection in others)
 
     def _deadline(self, connection):
-        """When a client has taken too long; sooner where the worker leaves."""
-        if connection.waits_for_us:
+        """When a client is too slow; sooner in a drain."""
+        if connection.waits_for_server:
             return math.inf
-        if self._left_at is None:
+        if self._draining_since is None:
             return connection.deadline
-        seconds = QUIET_SECONDS if connection.is_quiet else FAREWELL_SECONDS
-        return min(connection.deadline, max(self._left_at, connection.since) + seconds)
+        seconds = IDLE_GRACE_SECONDS if connection.is_idle else GRACE_SECONDS
+        return min(connection.deadline, max(self._draining_since, connection.since) + seconds)
 
     def handle_quit(self, sig, frame):
-        # At once: what is raised in a request would be answered with a 500 first.
+        # Exit at once. Gunicorn's own handler sleeps, and raises SystemExit in whatever runs.
         os._exit(0)
 
     def handle_abort(self, sig, frame):
-        # Gunicorn's master has not heard of this worker for too long. The log has it.
+        # Gunicorn's master sends SIGABRT, and logs it, when it has not heard from this worker for too long.
         os._exit(1)

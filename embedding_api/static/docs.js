@@ -3,6 +3,6 @@ SwaggerUIBundle({
   url: "openapi.json",
   deepLinking: true,
   displayRequestDuration: true,
-  // The default validator is another site's, which would be sent the description.
+  // The default would send the description to another site's validator.
   validatorUrl: null,
 });

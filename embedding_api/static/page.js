@@ -1,7 +1,7 @@
-// The page: reads the form, calls the service, has the answer drawn.
+// The page: reads the form, calls the service, draws the answer.
 
-import { Refusal, embedAll } from "./api.js";
-import { MOST, snippets } from "./snippets.js";
+import { ApiError, embedAll } from "./api.js";
+import { MAX_SNIPPET_TEXTS, snippets } from "./snippets.js";
 import { drawHeatmap, drawRanking, drawVector, lowestOf, ranked, shortened } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
@@ -9,10 +9,10 @@ const { model, maxLength, maxTexts } = document.body.dataset;
 const keyed = Boolean($("key"));
 const FIELDS = ["query", "texts", "key", "form"];
 
-let last; // what is shown: the wish, the answer, the order and where the bars begin
-let running; // ends the call under way
+let last; // what is shown: the form, the answer, the order and where the bars begin
+let running; // the AbortController of the call under way
 
-function read() {
+function readForm() {
   const lines = $("texts").value.split("\n").map((text, index) => ({ text: text.trim(), number: index + 1 }));
   const filled = lines.filter(({ text }) => text);
   return {
@@ -25,35 +25,35 @@ function read() {
   };
 }
 
-function sameTexts(wish, other) {
+function sameTexts(form, other) {
   const content = ({ query, texts, lines }) => JSON.stringify([query, texts, lines]);
-  return content(wish) === content(other);
+  return content(form) === content(other);
 }
 
 async function run(submitted) {
   running?.abort();
   const call = (running = new AbortController());
-  const wish = read();
+  const form = readForm();
   const focused = document.activeElement;
   clearErrors();
-  begin(wish.texts.length);
-  const tell = {
+  begin(form.texts.length);
+  const callbacks = {
     done: (count) => ($("progress").value = count),
     busy: (seconds) => ($("figures").textContent = `The service is busy. Trying again in ${seconds} s …`),
   };
   try {
-    const answer = await embedAll(wish, Number(maxTexts), tell, call.signal);
-    if (call === running) draw(wish, answer);
+    const answer = await embedAll(form, Number(maxTexts), callbacks, call.signal);
+    if (call === running) draw(form, answer);
   } catch (error) {
     if (call !== running) return;
     if (error.name === "AbortError") {
       $("figures").textContent = "Stopped.";
     } else {
-      const refusal = error instanceof Refusal ? error : new Refusal("form", `This page has failed: ${error.message}`);
-      blame(refusal, submitted && document.activeElement === focused);
+      const failure = error instanceof ApiError ? error : new ApiError("form", `This page has failed: ${error.message}`);
+      showError(failure, submitted && document.activeElement === focused);
       $("figures").textContent = "Nothing new is ranked.";
     }
-    markOld();
+    markStale();
   } finally {
     if (call === running) end();
   }
@@ -74,27 +74,27 @@ function end() {
   $("results").removeAttribute("aria-busy");
 }
 
-function draw(wish, answer) {
-  const before = last && sameTexts(last.wish, wish) ? last : undefined;
+function draw(form, answer) {
+  const before = last && sameTexts(last.form, form) ? last : undefined;
   const order = ranked(answer.query, answer.vectors);
   const lowest = Math.min(lowestOf(order), before?.lowest ?? 1);
-  drawRanking($("ranking"), $("scale"), { order, lowest, wish, truncated: answer.truncated, maxLength, before });
-  drawHeatmap($("heatmap"), $("heatmap-hint"), { wish, vectors: answer.vectors });
-  last = { wish, answer, order, lowest };
+  drawRanking($("ranking"), $("scale"), { order, lowest, form, truncated: answer.truncated, maxLength, before });
+  drawHeatmap($("heatmap"), $("heatmap-hint"), { form, vectors: answer.vectors });
+  last = { form, answer, order, lowest };
   const chosen = before ? $("which").value : "-1";
   $("which").replaceChildren(
     new Option("what is searched for", "-1"),
-    ...wish.texts.slice(0, 100).map((text, index) => new Option(`line ${wish.lines[index]}: ${shortened(text, 60)}`, index)),
+    ...form.texts.slice(0, 100).map((text, index) => new Option(`line ${form.lines[index]}: ${shortened(text, 60)}`, index)),
   );
   $("which").value = chosen;
   drawChosen();
-  drawFigures(wish, answer);
-  markOld();
+  drawFigures(form, answer);
+  markStale();
   for (const section of document.querySelectorAll("section[hidden]")) section.hidden = false;
 }
 
-function drawFigures(wish, answer) {
-  const count = wish.texts.length;
+function drawFigures(form, answer) {
+  const count = form.texts.length;
   const cut = answer.truncated.length;
   const slept = answer.slept ? `, ${answer.slept} until the service had room` : "";
   $("figures").textContent =
@@ -111,9 +111,9 @@ function drawChosen() {
   drawVector($("vector"), $("vector-hint"), index < 0 ? last.answer.query : last.answer.vectors[index]);
 }
 
-/** Show that the ranking is of what the form had before. */
-function markOld() {
-  $("results").classList.toggle("old", Boolean(last) && !sameTexts(last.wish, read()));
+/** Mark the results as stale if the form has changed since. */
+function markStale() {
+  $("results").classList.toggle("old", Boolean(last) && !sameTexts(last.form, readForm()));
 }
 
 function clearErrors() {
@@ -123,7 +123,7 @@ function clearErrors() {
   }
 }
 
-function blame({ field, message }, focus) {
+function showError({ field, message }, focus) {
   const known = $(`${field}-error`) ? field : "form";
   $(`${known}-error`).textContent = message;
   if (known === "form") return;
@@ -132,11 +132,11 @@ function blame({ field, message }, focus) {
 }
 
 function drawSnippets() {
-  const wish = read();
+  const form = readForm();
   const origin = new URL(".", location.href).href.replace(/\/$/, "");
-  for (const [name, code] of Object.entries(snippets({ ...wish, origin, model, keyed }))) $(name).textContent = code;
-  const more = wish.texts.length > MOST;
-  $("shown").textContent = more ? `They have the first ${MOST} of the ${wish.texts.length} texts.` : "";
+  for (const [name, code] of Object.entries(snippets({ ...form, origin, model, keyed }))) $(name).textContent = code;
+  const more = form.texts.length > MAX_SNIPPET_TEXTS;
+  $("shown").textContent = more ? `They have the first ${MAX_SNIPPET_TEXTS} of the ${form.texts.length} texts.` : "";
 }
 
 function copy(button) {
@@ -155,7 +155,7 @@ $("form").addEventListener("submit", (event) => {
 });
 $("form").addEventListener("input", () => {
   drawSnippets();
-  markOld();
+  markStale();
 });
 for (const option of ["is_query", "normalize"]) $(option).addEventListener("change", () => last && run(false));
 $("stop").addEventListener("click", () => running?.abort());
@@ -163,5 +163,5 @@ $("which").addEventListener("change", drawChosen);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawChosen);
 for (const button of document.querySelectorAll(".copy")) button.addEventListener("click", () => copy(button));
 drawSnippets();
-// So that there is something to see; a key has to be typed first.
+// Show a result at once, unless a key has to be typed first.
 if (!keyed) run(false);

@@ -1,6 +1,7 @@
-// The call of the page for people's own code. What is quoted here is run as it is: no text may end its quotes.
+// Code that makes the page's call. People run it as it is, so no text may end the quotes around it.
 
-export const MOST = 20; // texts
+export const MAX_SNIPPET_TEXTS = 20;
+const DEFAULTS = { is_query: false, normalize: true };
 
 const PRINT_RANKING = `scores = [sum(a * b for a, b in zip(query, vector)) for vector in vectors]
 for score, text in sorted(zip(scores, texts), reverse=True):
@@ -8,7 +9,7 @@ for score, text in sorted(zip(scores, texts), reverse=True):
 `;
 
 export function snippets({ query, texts, isQuery, normalize, origin, model, keyed }) {
-  const some = texts.slice(0, MOST);
+  const some = texts.slice(0, MAX_SNIPPET_TEXTS);
   return {
     curl: curl({ query, some, isQuery, normalize, origin, keyed }),
     python: python({ query, some, isQuery, normalize, origin, keyed }),
@@ -24,9 +25,9 @@ function curl({ query, some, isQuery, normalize, origin, keyed }) {
       `-d '${JSON.stringify(body).replaceAll("'", "'\\''")}'`,
     ].join(" \\\n  ");
   return [
-    call({ texts: some, ...only({ normalize }, true) }),
+    call({ texts: some, ...omitDefaults({ normalize }) }),
     "echo",
-    call({ texts: query, ...only({ is_query: isQuery }, false), ...only({ normalize }, true) }),
+    call({ texts: query, ...omitDefaults({ is_query: isQuery, normalize }) }),
   ].join("\n");
 }
 
@@ -42,8 +43,8 @@ def embed(body):
     return reply.json()["embeddings"]
 
 texts = ${list(some)}
-vectors = embed(${fields("texts", only({ normalize }, true))})
-[query] = embed(${fields(literal(query), { ...only({ is_query: isQuery }, false), ...only({ normalize }, true) })})
+vectors = embed(${fields("texts", omitDefaults({ normalize }))})
+[query] = embed(${fields(literal(query), omitDefaults({ is_query: isQuery, normalize }))})
 ${PRINT_RANKING}`;
 }
 
@@ -60,8 +61,8 @@ query = reply.data[0].embedding
 ${PRINT_RANKING}`;
 }
 
-function only(fields, usual) {
-  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== usual));
+function omitDefaults(fields) {
+  return Object.fromEntries(Object.entries(fields).filter(([name, value]) => value !== DEFAULTS[name]));
 }
 
 function list(texts) {
@@ -69,6 +70,6 @@ function list(texts) {
 }
 
 function literal(value) {
-  // JSON's strings are Python's, but for the names of true and false.
+  // JSON's strings are valid in Python; its true and false are not.
   return typeof value === "boolean" ? (value ? "True" : "False") : JSON.stringify(value);
 }

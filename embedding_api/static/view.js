@@ -1,12 +1,12 @@
-// What the page draws. Texts only ever become text nodes.
+// What the page draws. Texts become text nodes and never HTML.
 
 const MOST_IN_HEATMAP = 24;
 const MOST_IN_RANKING = 100;
 const LOWEST_USUAL = 0.6; // BGE's similarities are mostly above, but for very short texts
 
 /**
- * All texts, best first, as {index, score, relative}: the score is the dot product, which is what people compute, and
- * relative to the vectors' lengths it is about the cosine.
+ * All texts, best first, as {index, score, relative}: the score is the dot product, and relative is the score divided by
+ * the length of the query's vector and the mean length of the texts', which is about the cosine.
  */
 export function ranked(query, vectors) {
   const unit = (norm(query) * vectors.reduce((sum, vector) => sum + norm(vector), 0)) / vectors.length;
@@ -22,26 +22,26 @@ export function lowestOf(order) {
   return order.reduce((lowest, { relative }) => Math.min(lowest, Math.floor(relative * 10) / 10), LOWEST_USUAL);
 }
 
-/** The list of texts with bars. `before` is the ranking and the wish before an option was changed, if there was one. */
-export function drawRanking(list, scale, { order, lowest, wish, truncated, maxLength, before }) {
+/** The list of texts with bars. `before` is the ranking and the form before an option was changed, if one was. */
+export function drawRanking(list, scale, { order, lowest, form, truncated, maxLength, before }) {
   const cut = new Set(truncated);
   const places = new Map(before?.order.map((entry, place) => [entry.index, { ...entry, place }]));
-  const unit = before?.wish.normalize === wish.normalize;
+  const sameUnit = before?.form.normalize === form.normalize;
   list.replaceChildren(
     ...order.slice(0, MOST_IN_RANKING).map(({ index, score, relative }, place) => {
       const item = element("li");
       const bar = item.appendChild(element("span", "bar"));
       bar.style.setProperty("--share", Math.max(0.01, (relative - lowest) / (1 - lowest)));
-      const text = element("span", "text", wish.texts[index]);
+      const text = element("span", "text", form.texts[index]);
       text.dir = "auto";
       const notes = [];
       if (cut.has(index)) notes.push(`cut at ${maxLength} tokens`);
-      if (before) notes.push(...changes(places.get(index), score, place, unit));
+      if (before) notes.push(...changes(places.get(index), score, place, sameUnit));
       item.append(
         element("span", "score", score.toFixed(3)),
         text,
         element("span", "note", notes.join(", ")),
-        element("span", "line", `line ${wish.lines[index]}`),
+        element("span", "line", `line ${form.lines[index]}`),
       );
       return item;
     }),
@@ -51,7 +51,7 @@ export function drawRanking(list, scale, { order, lowest, wish, truncated, maxLe
     lowest >= 0.3
       ? " Even texts that have nothing to do with each other are far from 0, so trust the order more than the size."
       : "";
-  const raw = wish.normalize ? "" : " Scores are dot products, as the vectors do not have the length 1.";
+  const raw = form.normalize ? "" : " Scores are dot products, as the vectors do not have the length 1.";
   scale.textContent = `The bars go from a cosine similarity of ${lowest.toFixed(1)} to 1.${far}${raw}${rest}`;
 }
 
@@ -62,18 +62,18 @@ function changes(was, score, place, sameUnit) {
   return changed;
 }
 
-/** Each text beside each other; the stronger the colour, the closer. */
-export function drawHeatmap(table, hint, { wish, vectors }) {
+/** The cosine similarity of each text to each; the stronger the colour, the closer. */
+export function drawHeatmap(table, hint, { form, vectors }) {
   const some = vectors.slice(0, MOST_IN_HEATMAP);
   const all = some.map((row) => some.map((column) => cosine(row, column)));
   const others = all.flatMap((row, index) => row.filter((_, other) => other !== index));
   const [low, high] = [Math.min(...others), Math.max(...others)];
   const columns = element("tr");
-  columns.append(element("td"), ...some.map((_, index) => header(index, "col", wish)));
+  columns.append(element("td"), ...some.map((_, index) => header(index, "col", form)));
   const rows = all.map((row, index) => {
     const line = element("tr");
     line.append(
-      header(index, "row", wish),
+      header(index, "row", form),
       ...row.map((value, other) => {
         const cell = element("td", index === other ? "self" : "", value.toFixed(2));
         const share = high > low ? (value - low) / (high - low) : 0;
@@ -118,7 +118,7 @@ export function drawVector(canvas, hint, vector) {
     ` (blue). The vector's length is ${norm(vector).toFixed(3)}.`;
 }
 
-/** The beginning of a text, without half of a character. */
+/** At most so many characters of a text, none of them cut in half. */
 export function shortened(text, length) {
   const characters = Array.from(text.slice(0, 2 * length));
   return characters.length > length ? `${characters.slice(0, length).join("")}…` : characters.join("");

@@ -229,8 +229,8 @@ def test_tokens_and_keys_are_counted_wherever_slices_end(app, monkeypatch, size)
     monkeypatch.setattr(request_body, "SLICE_BYTES", size)
     body = json.dumps({"a\\": ['"', "[,{:", {"": 1, 'b\\"': ":"}]}).encode()
     with app.app_context():
-        assert request_body._count(body, 100) == (6 + 3 + 3, 3)
-        assert request_body._count(b'["' + b"\\" * 7, 100) == (2, 0)
+        assert request_body._count_json_tokens(body, 100) == (6 + 3 + 3, 3)
+        assert request_body._count_json_tokens(b'["' + b"\\" * 7, 100) == (2, 0)
 
 
 def test_heartbeats_come_between_slices_and_not_for_small_bodies(client, beats):

@@ -326,6 +326,17 @@ def test_who_asks_first_goes_on_with_the_right_key_and_is_answered(ask_first):
     assert client.reply().status == 200
 
 
+def test_who_asks_first_may_send_the_beginning_of_its_body_at_once(start):
+    worker, connection, client = start(create_app(Settings(), tiny_encoder()))
+    client.send(post(b"", "Content-Length: 14", "Expect: 100-continue") + b'{"texts"')
+    connection.handle(select.EPOLLIN)
+    assert client.reply().status == 100
+    client.send(b': "a"}')
+    connection.handle(select.EPOLLIN)
+    worker.batcher.turn()
+    assert client.reply().status == 200
+
+
 @pytest.mark.parametrize(("key", "length", "status"), [("wrong" * 4, 14, 401), (KEY, 1001, 413)])
 def test_who_asks_first_is_told_at_once_what_speaks_against_it(ask_first, key, length, status):
     _, _, client = ask_first(key, length)

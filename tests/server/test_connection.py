@@ -17,7 +17,7 @@ from embedding_api.errors import ClientGone
 from embedding_api.metrics import dropped
 from embedding_api.server import connection as module
 from embedding_api.server.batching import RequestTask
-from embedding_api.server.connection import INPUT, NO_INPUT, NOTHING, OUTPUT, SLOWEST, Connection, State
+from embedding_api.server.connection import INPUT, MIN_BYTES_PER_SECOND, NO_INPUT, NOTHING, OUTPUT, Connection, State
 from embedding_api.server.limits import Limits
 
 POST = b"POST /embed HTTP/1.1\r\nHost: x\r\n"
@@ -286,7 +286,7 @@ def test_whose_time_is_over_is_told_if_it_has_begun(client, application, connect
 
 
 def test_who_has_sent_nothing_is_closed_silently(client, application, connection, counted):
-    assert connection.is_quiet
+    assert connection.is_idle
     connection.expire()
     assert (client.got(), application.refused, counted("slow")) == (b"", [], 1)
 
@@ -303,13 +303,13 @@ def test_the_next_request_has_its_own_time(client, connection):
     client.send(GET)
     client.send(b"P")
     assert 5 < connection.deadline - time.monotonic() < 11
-    assert not connection.is_quiet
+    assert not connection.is_idle
 
 
 def test_bytes_add_to_the_time(client, connection):
     client.send(POST + b"Content-Length: 60000\r\n\r\n")
     before = connection.deadline
-    client.send(bytes(SLOWEST))
+    client.send(bytes(MIN_BYTES_PER_SECOND))
     assert connection.deadline == pytest.approx(before + 1)
 
 
@@ -333,7 +333,7 @@ def test_an_answer_is_sent_as_fast_as_it_is_read(client, application, worker, co
     while (more := client.got()) is not None:
         received += more
     assert received == application.answer
-    assert before < time.monotonic() + 10 + len(received) / SLOWEST
+    assert before < time.monotonic() + 10 + len(received) / MIN_BYTES_PER_SECOND
     assert (connection.state, worker.watched) == (State.READING, INPUT)
     assert connection not in worker.limits.answers
     # The connection is good for another request.
@@ -360,9 +360,9 @@ def test_reading_the_answer_adds_to_the_time(client, application, connection):
     application.answer = bytes(10_000_000)
     client.send(GET)
     before = connection.deadline
-    size = len(client.got(SLOWEST * 2))
+    size = len(client.got(MIN_BYTES_PER_SECOND * 2))
     connection.handle(select.EPOLLOUT)
-    assert connection.deadline <= before + 1 + size / SLOWEST
+    assert connection.deadline <= before + 1 + size / MIN_BYTES_PER_SECOND
     assert connection.deadline > before
 
 
@@ -435,9 +435,9 @@ def test_a_request_that_needs_no_pass_is_not_postponed(sockets, connection, meth
 def test_a_request_that_may_need_a_pass_is_postponed_unread_and_has_its_time_later(client, sockets, connection):
     sockets[0].sendall(POST)
     assert connection.postpone()
-    assert (connection.waits_for_us, connection.request.received) == (True, 0)
+    assert (connection.waits_for_server, connection.request.received) == (True, 0)
     connection.handle(select.EPOLLIN)
-    assert not connection.waits_for_us
+    assert not connection.waits_for_server
     assert 5 < connection.deadline - time.monotonic() < 11
     # The rest of it may be postponed as well, at no cost of its time.
     before = connection.deadline

@@ -8,7 +8,7 @@ from embedding_api.config import Settings
 from embedding_api.errors import ApiError
 from embedding_api.server import limits as module
 from embedding_api.server.connection import State
-from embedding_api.server.limits import MOST_RETRY_SECONDS, VECTOR_BYTES, Limits
+from embedding_api.server.limits import MAX_RETRY_SECONDS, VECTOR_BYTES, Limits
 
 MB = 1024 * 1024
 
@@ -20,15 +20,15 @@ class Connection(SimpleNamespace):
 
     def __init__(self, size, state=State.READING):
         super().__init__(state=state, since=time.monotonic(), request=SimpleNamespace(body_to_come=size))
-        self.waits_for_us = False
+        self.waits_for_server = False
 
-    def wait(self):
+    def pause_reading(self):
         self.state = State.WAITING
 
-    def read_on(self):
+    def resume_reading(self):
         self.state = State.READING
 
-    def close(self):
+    def evict(self):
         self.state = State.CLOSED
 
 
@@ -66,7 +66,7 @@ def test_what_waits_is_in_the_backlog_or_waits_for_a_pass_or_for_memory_or_for_c
 
 def test_workers_share_what_may_wait_and_the_backlog(queue):
     limits = Limits(Settings(max_waiting=5), 2, ["listener"])
-    assert limits.share == 3
+    assert limits.max_waiting == 3
     queue.length = 7
     assert limits.share_of_backlog == 4
 
@@ -136,13 +136,13 @@ def test_a_refused_client_is_told_a_whole_number_of_seconds_from_1_on(limits):
     assert 1 <= seconds(limits) <= 2
     limits.postponed = 10**6
     told = {seconds(limits) for _ in range(200)}
-    assert 1 <= min(told) <= max(told) == MOST_RETRY_SECONDS
+    assert 1 <= min(told) <= max(told) == MAX_RETRY_SECONDS
 
 
 def told(limits, each, large=False):
     """What 400 clients are told, each as the first to be refused, if a request takes so many seconds."""
     for _ in range(100):
-        limits.note(each, large=large)
+        limits.record_seconds(each, large=large)
     told = []
     for _ in range(400):
         told.append(seconds(limits, large))
@@ -175,13 +175,13 @@ def test_large_requests_have_a_time_of_their_own(limits):
 def test_several_requests_of_a_pass_share_its_time(limits):
     limits.postponed = 100
     for _ in range(100):
-        limits.note(1, requests=100)
+        limits.record_seconds(1, requests=100)
     assert max(seconds(limits) for _ in range(20)) <= 4
 
 
 def test_the_time_grows_with_those_that_were_refused_already(limits):
     for _ in range(100):
-        limits.note(0.1)
+        limits.record_seconds(0.1)
     early = [seconds(limits) for _ in range(20)]
     for _ in range(200):
         seconds(limits)

@@ -8,7 +8,7 @@ size_t attention_scratch(int head_size, int length) {
     return (size_t)whole_panels(length) * (2 * head_size + TILE_ROWS);
 }
 
-// panels[length / PANEL][head_size][PANEL] = key^T * scale. What stands for keys beyond the text are zeros.
+// panels[length / PANEL][head_size][PANEL] = key^T * scale. Keys beyond the text are zeros.
 static void transpose_keys(float *panels, const float *key, size_t stride, int length, int head_size, float scale) {
     for (int first = 0; first < length; first += PANEL, panels += head_size * PANEL)
         for (int column = 0; column < PANEL; column++)
@@ -17,17 +17,19 @@ static void transpose_keys(float *panels, const float *key, size_t stride, int l
                     first + column < length ? key[(first + column) * stride + i] * scale : 0.0f;
 }
 
-// panels[head_size / PANEL][length][PANEL] = value. Rows of all heads are too far apart to stay in the caches together.
+// panels[head_size / PANEL][length][PANEL] = value. They are copied because rows that hold all heads are too far apart
+// to stay in the caches together.
 static void gather_values(float *panels, const float *value, size_t stride, int length, int head_size) {
     for (int column = 0; column < head_size; column += PANEL)
         for (int row = 0; row < length; row++, panels += PANEL)
             for (int i = 0; i < PANEL; i += LANES) store(panels + i, load(value + row * stride + column + i));
 }
 
-// The softmax of a row of scores, but for its denominator, which is returned: e^(score - largest score).
+// The numerators of the softmax of a row of scores, e^(score - largest score), in place of the scores. Returns their
+// sum, the denominator.
 static float softmax_numerators(float *scores, int length) {
     const int padded = whole_panels(length);
-    // What fills up the last panel becomes 1e-38, too little to count in a sum of at least 1.
+    // The padding of the last panel becomes 1e-38, too little to change a sum of at least 1.
     for (int i = length; i < padded; i++) scores[i] = -__builtin_inff();
     vec maxima = load(scores);
     for (int i = LANES; i < padded; i += LANES) maxima = max_lanes(maxima, load(scores + i));

@@ -3,15 +3,15 @@
 #include "attention.h"
 #include "tile.h"
 
-// Rows that go through the products after attention together: their activations stay in the second level of caches
-// (0.7 MB for BGE small), and the weights are still read once for many rows.
+// Rows that go through the products after attention together. Their activations (0.7 MB for BGE small) stay in the L2
+// cache, and each read of the weights serves many rows.
 enum { CHUNK_ROWS = 96 };
 
 int32_t bert_panel(void) { return PANEL; }
 
-// Where a pass keeps what. Rows are tokens, one text after the other.
+// The scratch memory of a forward pass. Rows are tokens, one text after the other.
 struct activations {
-    float *rows;             // [tokens][hidden]: what goes from layer to layer
+    float *rows;             // [tokens][hidden]: the input and the output of each layer
     float *query_key_value;  // [tokens][3 * hidden]: all heads' queries, then their keys, then their values
     float *context;          // [tokens][hidden]
     float *sums;             // [CHUNK_ROWS][hidden]: before a norm
@@ -26,8 +26,8 @@ static size_t intermediate_stride(const struct bert *bert) {
 
 static int min_int(int a, int b) { return a < b ? a : b; }
 
-// Floats that hold a row of any product's input in bfloat16, two values each. They are whole vectors: what is rounded
-// beyond the last column of a row is written over by the next row.
+// Floats that hold a row of any product's input in bfloat16, two values in each. They are whole vectors: what
+// to_bfloat16 writes beyond the last column of a row, the next row overwrites.
 static size_t rounded_stride(const struct bert *bert) {
     const size_t hidden = bert->hidden, intermediate = intermediate_stride(bert);
     return MULTIPLIES_BFLOAT16 && bert->bfloat16 ? (hidden > intermediate ? hidden : intermediate) / 2 : 0;
@@ -53,7 +53,8 @@ static struct activations divide_scratch(const struct bert *bert, float *scratch
     return a;
 }
 
-// LayerNorm. output[rows][width]: each row with mean 0 and variance 1, times weight, plus bias.
+// LayerNorm (https://arxiv.org/abs/1607.06450). output[rows][width]: each row with mean 0 and variance 1, times weight,
+// plus bias.
 static void layer_norm(const struct layer_norm *norm, float epsilon, const float *input, float *output, int rows,
                        int width) {
     for (int row = 0; row < rows; row++, input += width, output += width) {
@@ -97,7 +98,8 @@ static void attend(const struct bert *bert, const int32_t *lengths, int texts, i
     }
 }
 
-// From context to the layer's output, in place of its input: two products with a residual and a norm each.
+// From the context to the layer's output, which replaces its input in `rows`: the attention's output and the
+// feed-forward network, each with a residual and a norm.
 static void after_attention(const struct bert *bert, const struct layer *layer, float *rows, const float *context,
                          int count, const struct activations *a) {
     const int hidden = bert->hidden;
@@ -121,7 +123,7 @@ static void run_layer(const struct bert *bert, const struct layer *layer, const 
                 a->query_key_value + row * 3 * hidden, 3 * hidden, NULL, min_int(height, tokens - row), a->rounded);
     attend(bert, lengths, texts, first_only, a);
     if (first_only) {
-        // Nothing reads the other rows any more.
+        // Pooling reads only the first row of each text.
         for (int text = 0, row = 0; text < texts; row += lengths[text++])
             for (size_t i = 0; i < hidden; i += LANES)
                 store(a->rows + text * hidden + i, load(a->rows + row * hidden + i));
@@ -133,7 +135,7 @@ static void run_layer(const struct bert *bert, const struct layer *layer, const 
                         a);
 }
 
-// Vectors from rows: of all tokens for the mean, else one for each text, as the last layer left them.
+// The vector of each text: the mean of its rows, or its [CLS] row. For [CLS] the last layer has left one row a text.
 static void pool(const struct bert *bert, const int32_t *lengths, int texts, const float *rows, float *vectors) {
     const int hidden = bert->hidden;
     for (int text = 0; text < texts; text++, vectors += hidden) {

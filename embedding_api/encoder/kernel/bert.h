@@ -18,7 +18,7 @@ struct layer {
 struct bert {
     int32_t hidden, heads, layers;
     int32_t bfloat16;     // whether the weights of the products are bfloat16
-    int32_t mean_pooling;  // whether a vector is the mean of a text's rows, or else the row of its first token, [CLS]
+    int32_t mean_pooling;  // whether a vector is the mean of a text's rows; otherwise it is the row of [CLS], the first
     float epsilon;        // of the norms
     const float *words;      // [vocabulary][hidden]
     const float *positions;  // [positions][hidden], with the embedding of the only token type added

@@ -1,7 +1,7 @@
 """Builds the kernel's shared objects: `python embedding_api/encoder/kernel/build.py [machine]`.
 
-The compiler is the Clang in the package `ziglang`. This file needs no other package, and not the rest of its own: pip
-runs it where only what pyproject.toml names under build-system is installed.
+The compiler is the Clang in the package `ziglang`. This file imports no other package, and nothing of its own: pip runs
+it where only the build requirements of pyproject.toml are installed.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class InstructionSet(NamedTuple):
     flags: frozenset[str]
 
 
-# On x86-64 these are the levels v3 and v4 of its psABI.
+# The levels v3 and v4 of the x86-64 psABI (https://gitlab.com/x86-psABIs/x86-64-ABI).
 _V3 = frozenset({"avx2", "fma", "bmi1", "bmi2", "movbe", "f16c", "abm"})
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 # By machine, as platform.machine() and the compiler name it, best first.
@@ -52,18 +52,18 @@ _OPTIONS = [
     "-Wall",
     "-Wextra",
     "-Werror",
-    # Clang would split AVX-512's vectors in two.
+    # Otherwise Clang splits the vectors of AVX-512 in two.
     "-mprefer-vector-width=512",
     "-fno-math-errno",
-    # Zig adds these checks.
+    # Zig turns these checks on.
     "-fno-sanitize=undefined",
-    # No C library: an object loads beside glibc and musl alike. A function that is missing stops the build.
+    # No C library, so that an object loads with glibc and with musl. A missing function stops the build.
     "-ffreestanding",
     "-nostdlib",
     "-Wl,-z,defs",
     "-fPIC",
     "-shared",
-    # Names of folders are in the symbols for debuggers only.
+    # Without symbols for debuggers: they hold names of folders, and the bytes must be the same in each folder.
     "-s",
 ]
 
@@ -73,14 +73,14 @@ class BuildError(Exception):
 
 
 def build(folder=FOLDER, machine=None):
-    """Build the shared objects for a machine, this one if none is named, into a folder, from the sources beside this.
+    """Build the shared objects for a machine, by default this one, from the sources beside this file.
 
-    The objects that are there are replaced when all new ones are complete. A machine that the kernel is not written for
-    gets none.
+    Objects in the folder are replaced when all new ones are complete. For a machine that the kernel is not written for,
+    nothing is built.
 
     Returns:
-        None, or a sentence that says why the build failed. `build-error.txt` in the folder has it then as well, if that
-        can be written, and there are no objects: earlier ones would be of another source.
+        None, or a sentence that says why the build failed. A failed build writes the sentence to `build-error.txt` in
+        the folder, if it can, and deletes earlier objects, as they may be of other sources.
     """
     folder = Path(folder).resolve()
     machine = machine or platform.machine()
@@ -112,15 +112,15 @@ def sources():
 
 
 def sha256(*paths):
-    """The SHA-256 of files, one after the other, in hexadecimal digits."""
+    """The SHA-256 of the files' bytes, joined, in hexadecimal digits."""
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
 def compile_object(machine, instruction_set, sources, output):
-    """Compile a shared object from sources, which may include the kernel's headers. Its folder is for caches as well.
+    """Compile a shared object from sources, which may include the kernel's headers. The compiler's caches go beside it.
 
     Raises:
-        BuildError: says why, as a part of a sentence.
+        BuildError: it cannot be compiled; the message says why, as a part of a sentence.
     """
     if importlib.util.find_spec("ziglang") is None:
         raise BuildError("the compiler, the Python package ziglang, is not installed")

@@ -7,11 +7,11 @@ import numpy as np
 
 from embedding_api.encoder.kernel.library import Bert, Layer, Linear, Norm
 
-# Of memory that huge pages serve.
+# The bytes of a huge page.
 _HUGE_PAGE = 2 << 20
-# What vectors are loaded from fastest: a cache line.
+# The bytes of a cache line: vectors that begin at a multiple of it are loaded fastest.
 _ALIGNMENT = 64
-# Of one call. Its activations take 8 GB for BGE small, and their sizes fit in 32 bits.
+# The most tokens of one call. For BGE small its activations take 8 GB; their sizes fit in 32 bits.
 MOST_TOKENS = 1 << 20
 
 
@@ -19,14 +19,14 @@ class KernelEngine:
     """BERT and its pooling, without a final L2 normalisation.
 
     Args:
-        library: from `load_library`; its instruction set is the engine's attribute of that name.
+        library: from `load_library`; the engine has its attribute `instruction_set`.
         weights: a `BertWeights`.
-        bfloat16: whether the products' weights are rounded to bfloat16, which halves them.
+        bfloat16: whether the products' weights are rounded to bfloat16, which halves their size.
     """
 
     name = "kernel"
     pads = False
-    # The fastest of 128, 256, 512 and 1,024, though by 2% at most; and fewer tokens need less memory.
+    # Of 128, 256, 512 and 1,024 the fastest, by 2% at most. Fewer tokens need less scratch memory.
     micro_batch_tokens = 256
 
     def __init__(self, library, weights, bfloat16=False):
@@ -48,7 +48,7 @@ class KernelEngine:
             ValueError: a text has no tokens, or more than there are positions, or one that is not in the vocabulary; or
                 the batch has more than MOST_TOKENS.
         """
-        # The kernel trusts these numbers: all of them are checked here.
+        # The kernel checks nothing, so all numbers that it gets are checked here.
         lengths = np.fromiter(map(len, batch), np.int32, len(batch))
         if not len(batch):
             return np.empty((0, self._width), np.float32)
@@ -69,7 +69,7 @@ class KernelEngine:
         return vectors
 
     def free_scratch(self):
-        """Free the scratch memory that no thread uses; the next passes make it anew."""
+        """Free the scratch memory that no thread uses; the next passes allocate it again."""
         self._scratch.clear()
 
     def _take_scratch(self, floats):
@@ -96,7 +96,7 @@ def laid_out(weights, panel, bfloat16):
 
 
 def _lay_out(weights, panel, bfloat16):
-    """A `Bert`, and the block of memory that its pointers are into."""
+    """A `Bert`, and the block of memory that its pointers point into, which must live as long."""
     block, addresses = _block(laid_out(weights, panel, bfloat16))
     bert = Bert(
         weights.words.shape[1],
@@ -123,7 +123,10 @@ def _lay_out(weights, panel, bfloat16):
 
 
 def _panels(weight, panel, bfloat16):
-    """A weight of shape (outputs, inputs) as product.h has it: (panels, inputs, panel), or in bfloat16 pairs."""
+    """A weight of shape (outputs, inputs) as product.h has it.
+
+    The shape is (panels, inputs, panel), or in bfloat16 (panels, inputs / 2, panel, 2).
+    """
     weight = _whole_panels(weight, panel)
     if bfloat16:
         return _bfloat16(weight).reshape(-1, panel, weight.shape[1] // 2, 2).transpose(0, 2, 1, 3)
@@ -131,12 +134,12 @@ def _panels(weight, panel, bfloat16):
 
 
 def _whole_panels(array, panel):
-    """The array with zeros behind it, until its length is a multiple of the panel's."""
+    """The array, with zeros added until its length is a multiple of a panel's."""
     return np.pad(array, [(0, -len(array) % panel)] + [(0, 0)] * (array.ndim - 1))
 
 
 def _bfloat16(array):
-    """float32 to the upper halves of its words, rounded to the nearest, and to the even one of two that are as near."""
+    """float32 to bfloat16, the upper half of each word, as uint16; rounded to nearest, ties to even."""
     words = array.view(np.uint32)
     return ((words + 0x7FFF + ((words >> 16) & 1)) >> 16).astype(np.uint16)
 
@@ -144,7 +147,7 @@ def _bfloat16(array):
 def _block(arrays):
     """Copies of arrays in one block of memory, and their addresses.
 
-    One block of huge pages is read 5% faster than many allocations, and is shared by what is forked later.
+    One block of huge pages is read 5% faster than many allocations. Processes that are forked later share it.
     """
     offsets = np.cumsum([0] + [array.nbytes + -array.nbytes % _ALIGNMENT for array in arrays])
     block = mmap.mmap(-1, int(offsets[-1]) + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -1,6 +1,6 @@
-"""The kernel's shared objects: which of them this CPU runs, and what their functions take, as bert.h declares it.
+"""The kernel's shared objects, which `build.py` makes: which of them this CPU can run, and how to call them.
 
-`build.py` makes them.
+The structures are those of product.h and bert.h.
 """
 
 import ctypes
@@ -42,6 +42,7 @@ class Bert(Structure):
     ]
 
 
+# The type of the result and of each argument, by the function's name in bert.h.
 _FUNCTIONS = {
     "bert_panel": (c_int32,),
     "bert_scratch": (c_size_t, POINTER(Bert), c_int32, c_int32),
@@ -60,11 +61,11 @@ def usable_instruction_sets(machine=None, cpuinfo=Path("/proc/cpuinfo")):
 def load_library(instruction_set=None):
     """The shared object for an instruction set, by default the best one of this CPU, as a `ctypes.CDLL`.
 
-    Its functions let other Python threads run meanwhile. Its attribute `instruction_set` is the name.
+    Its functions run without the GIL. Its attribute `instruction_set` is the name of the instruction set.
 
     Raises:
-        KernelUnavailable: the CPU has no such instruction set, or the shared object is missing, damaged or of other
-            sources.
+        KernelUnavailable: the CPU has none of the instruction sets, or the shared object is missing, damaged or built
+            from other sources.
     """
     if instruction_set is None:
         usable = usable_instruction_sets()
@@ -84,7 +85,7 @@ def _load(instruction_set):
     path = FOLDER / f"{instruction_set}.so"
     if not path.exists():
         raise FileNotFoundError(why_missing())
-    # One that is cut off, or has other structures than these, would end the process.
+    # A shared object that is cut off, or has other structures than these, would crash the process.
     manifest = json.loads((FOLDER / MANIFEST).read_text())
     if manifest["sources"] != sha256(*sources()):
         raise ValueError("it was built from other sources than these")

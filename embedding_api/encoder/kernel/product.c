@@ -2,7 +2,7 @@
 
 #include "tile.h"
 
-// Bias, GELU and residual, while the sums of a tile are still in the first level of caches.
+// Bias, GELU and residual, while the sums of a tile are still in the L1 cache.
 static void finish(const float *sums, const float *bias, enum then then, const float *residual, float *output,
                    size_t stride, int rows) {
     for (int row = 0; row < rows; row++)

@@ -1,11 +1,11 @@
-// Products with weights, and what follows them at once: bias, GELU, residual.
+// Products with weights, and what is done to each sum at once: bias, GELU, residual.
 #pragma once
 
 #include "vector.h"
 
-// The weights of a product from `in` to `out` columns. The columns are in panels of PANEL, the last of them filled up
-// with zeros. A panel is one stream of memory: its weights for the first input, those for the second, and so on. In
-// bfloat16 the weights for two inputs stand in pairs (see tile.h), so `in` is even. The bias is filled up as well.
+// The weights of a product from `in` to `out` columns. The columns are in panels of PANEL, the last one padded with
+// zeros. A panel is contiguous in memory: its weights for the first input, those for the second, and so on. In bfloat16
+// the weights for two inputs are stored in pairs (see tile.h), so `in` is even. The bias is padded as well.
 struct linear {
     int32_t in, out;
     const void *panels;

@@ -6,11 +6,11 @@
 
 #include "vector.h"
 
-// What has to come from memory while a tile is computed.
+// What to fetch from memory while a tile is computed.
 enum fetch {
     FETCH_NOTHING,
-    FETCH_NEXT_PANEL,  // the panel after this one, which other tiles wait for: into the caches
-    FETCH_STREAM,      // what comes next of panels that are used once: past the caches that hold other data
+    FETCH_NEXT_PANEL,  // the panel after this one, which several tiles will use: into the caches
+    FETCH_STREAM,      // what follows in memory, where panels are used once: without displacing other data from caches
 };
 
 // sums[rows][PANEL] = a[rows][depth] x b[depth][PANEL]; strides are in elements, and b's is PANEL.
@@ -19,7 +19,7 @@ void multiply(float *sums, size_t sums_stride, const float *a, size_t a_stride, 
 
 // The same with weights in bfloat16, the upper half of a float32: a word of b[depth / 2][PANEL] has a column's weights
 // for two steps of the depth, the first of them in its lower half. Where the CPU multiplies such pairs, `a` is bfloat16
-// as well, rounded by `to_bfloat16`; elsewhere weights become float32 again, which only saves reading from memory.
+// as well, rounded by `to_bfloat16`. Elsewhere the weights become float32 again, and only less memory is read.
 #if defined __AVX512BF16__
 enum { MULTIPLIES_BFLOAT16 = 1 };
 typedef uint16_t bfloat16_operand;
@@ -32,12 +32,12 @@ void multiply_bfloat16(float *sums, size_t sums_stride, const bfloat16_operand *
                        int rows, int depth, enum fetch fetch);
 
 #if defined __AVX512BF16__
-// Rounds `count` values, and those behind them until they are a multiple of LANES.
+// Rounds `count` values, and those after them up to a multiple of LANES.
 void to_bfloat16(uint16_t *to, const float *from, size_t count);
 #endif
 
-// How many rows each part has, if rows are cut into as few parts of at most `most` as can be, and these are as even as
-// can be. The last part may have fewer.
+// The rows of each part, if rows are divided into as few parts of at most `most` as possible, and these are as even as
+// possible. The last part may have fewer.
 INLINE int even_split(int rows, int most) {
     int parts = (rows + most - 1) / most;
     return (rows + parts - 1) / parts;

@@ -30,7 +30,7 @@ enum { LANES = 4, TILE_ROWS = 6, PANEL_VECTORS = 4 };
 // Columns of a panel: the unit in which weights, keys and values are multiplied.
 enum { PANEL = LANES * PANEL_VECTORS };
 
-// Bytes. What begins at a multiple of it is loaded and stored fastest.
+// In bytes. A vector that begins at a multiple of it is loaded and stored fastest.
 enum { CACHE_LINE = 64 };
 
 #define INLINE static inline __attribute__((always_inline))
@@ -48,7 +48,7 @@ INLINE ivec load_words(const int32_t *from) { return *(const ivec_in_memory *)fr
 
 INLINE void store(float *to, vec values) { *(vec_in_memory *)to = values; }
 
-// All lanes alike. x - 0 is x for every x, so compilers drop the subtraction; x + 0 is not, for -0.
+// All lanes are `value`. x - 0 is x for every x, so compilers drop the subtraction; x + 0 is not x for -0.
 INLINE vec splat(float value) { return value - (vec){0}; }
 
 // The sum of all lanes, by halves.
@@ -60,7 +60,7 @@ INLINE float sum_of_lanes(vec values) {
     return lanes[0];
 }
 
-// Where one of them is NaN: b.
+// The larger one of each lane; b where one of the two is NaN.
 INLINE vec max_lanes(vec a, vec b) {
     ivec is_larger = a > b;
     return (vec)((is_larger & (ivec)a) | (~is_larger & (ivec)b));
@@ -80,7 +80,7 @@ INLINE float max_of_lanes(vec values) {
 // (https://www.netlib.org/cephes).
 INLINE vec exp_of_negative(vec x) {
     x = max_lanes(splat(-87.0f), x);
-    // 1.5 * 2^23 + n has no bits for a fraction: the addition rounds, and n stands in the lowest bits.
+    // 1.5 * 2^23 + n has no bits for a fraction: the addition rounds, and the lowest bits hold n.
     vec shifted = x * 1.44269504088896341f + 0x1.8p23f;
     vec n = shifted - 0x1.8p23f;
     vec r = x - n * 0.693359375f;
@@ -96,7 +96,8 @@ INLINE vec exp_of_negative(vec x) {
     return (vec)((ivec)p + ((ivec)shifted << 23));
 }
 
-// x (1 + erf(x / sqrt 2)) / 2, the exact GELU. erf is Abramowitz and Stegun's 7.1.26, with an error of 1.5e-7.
+// x (1 + erf(x / sqrt 2)) / 2, the exact GELU (https://arxiv.org/abs/1606.08415). erf is formula 7.1.26 of Abramowitz
+// and Stegun's Handbook of Mathematical Functions, with an error of at most 1.5e-7.
 INLINE vec gelu(vec x) {
     vec z = x * 0.70710678118654752f;
     ivec sign = (ivec)z & INT32_MIN;
