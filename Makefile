@@ -58,8 +58,8 @@ clean:
 	@$(PIP) -r requirements.txt -c constraints.txt
 	@touch $@
 
-# pip fetches the compiler (100 MB) into an environment of its own, which it deletes. Where it cannot fetch it, the one in
-# .venv is used: make test installs it there.
+# pip fetches the compiler (100 MB) into an environment of its own, which it deletes. If it cannot, the compiler in .venv
+# is used: make test installs it there.
 $(KERNEL)/built: $(wildcard $(KERNEL)/*.[ch]) $(KERNEL)/build.py setup.py pyproject.toml .venv/installed
 	@echo "Building the kernel; with its compiler to fetch this takes half a minute."
 	@{ ! .venv/bin/python -c 'import ziglang' && $(PIP) --retries 1 --no-deps -e .; } 2>/dev/null \
