@@ -27,9 +27,9 @@ def create_app(settings=None, encoder=None):
     """Build the Flask application.
 
     Args:
-        settings: a `Settings`; read from the environment when left out.
-        encoder: anything with the interface of `embedding_api.encoder.Encoder`; the model that the
-            settings name is loaded when left out.
+        settings: a `Settings`; by default read from the environment.
+        encoder: anything with the interface of `embedding_api.encoder.encoder.Encoder`; by default the model that the
+            settings name is loaded.
 
     Raises:
         ConfigError: a setting makes no sense, or the model cannot be loaded.
@@ -39,12 +39,12 @@ def create_app(settings=None, encoder=None):
         encoder = load_encoder(settings)
 
     app = Flask(__name__, static_folder=None)
-    # A redirect would be HTML.
+    # Flask's redirect of a path with double slashes would be HTML.
     app.url_map.merge_slashes = False
     app.json = OrjsonProvider(app)
     app.extensions["settings"] = settings
     app.extensions["encoder"] = encoder
-    # The event loop's worker puts itself here.
+    # The event loop's worker puts itself here; with other WSGI servers, and in tests, this stays.
     app.extensions["server"] = SimpleNamespace(stopping=False, waiting=0, backlog=0)
     error_handlers.init_app(app)
     request_hooks.init_app(app)
