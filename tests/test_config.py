@@ -72,7 +72,7 @@ def test_a_number_that_makes_no_sense_names_the_setting_and_what_is_allowed(monk
 
 
 @pytest.mark.parametrize(("field", "choices"), [("engine", ("auto", "reference")), ("dtype", ("float32", "bfloat16"))])
-def test_one_of_two(monkeypatch, field, choices):
+def test_a_setting_with_two_choices(monkeypatch, field, choices):
     name = f"EMBEDDING_{field.upper()}"
     assert getattr(Settings.from_env(), field) == choices[0]
     for choice in choices:

@@ -56,7 +56,7 @@ def seconds(limits, large=False):
     return int(value)
 
 
-def test_what_waits_is_in_the_backlog_or_waits_for_a_pass_or_for_memory_or_for_compute_threads(limits, queue):
+def test_requests_wait_in_the_backlog_or_for_a_pass_or_for_memory_or_for_compute_threads(limits, queue):
     assert limits.waiting == 0
     queue.length, limits.large, limits.postponed = 2, 3, 4
     for _ in range(3):
@@ -102,7 +102,7 @@ def test_a_body_is_admitted_once(limits):
     assert limits.bodies.fits(MB)
 
 
-def test_one_that_closes_is_forgotten(limits):
+def test_a_connection_that_closes_is_forgotten(limits):
     first, _, third, fourth = connections = [Connection(MB) for _ in range(4)]
     for connection in connections:
         limits.admit_body(connection)
@@ -194,7 +194,7 @@ def later(limits):
     limits.tick(now=time.monotonic() + 20)
 
 
-def test_who_holds_memory_for_long_is_closed_while_others_wait_for_it(limits):
+def test_a_client_that_holds_memory_for_long_is_closed_while_others_wait_for_it(limits):
     slow, late, third = connections = [Connection(MB) for _ in range(3)]
     for connection in connections:
         limits.admit_body(connection)
@@ -209,7 +209,7 @@ def test_who_holds_memory_for_long_is_closed_while_others_wait_for_it(limits):
     assert third.state is State.READING
 
 
-def test_who_holds_memory_for_long_is_left_alone_while_nobody_waits(limits):
+def test_a_client_that_holds_memory_for_long_is_not_closed_while_no_other_waits(limits):
     connections = [Connection(MB), Connection(MB)]
     for connection in connections:
         limits.admit_body(connection)
@@ -217,7 +217,7 @@ def test_who_holds_memory_for_long_is_left_alone_while_nobody_waits(limits):
     assert [connection.state for connection in connections] == [State.READING] * 2
 
 
-def test_what_is_computed_is_not_closed_for_others(limits):
+def test_a_client_whose_request_is_computed_is_not_closed_for_others(limits):
     working, moving, _ = connections = [Connection(MB) for _ in range(3)]
     for connection in connections:
         limits.admit_body(connection)
@@ -226,7 +226,7 @@ def test_what_is_computed_is_not_closed_for_others(limits):
     assert (working.state, moving.state) == (State.WORKING, State.CLOSED)
 
 
-def test_who_reads_a_large_answer_for_long_is_closed_while_others_have_no_room(limits):
+def test_a_client_that_reads_a_large_answer_for_long_is_closed_while_others_have_no_room(limits):
     slow, late = Connection(0, State.WRITING), Connection(0, State.WRITING)
     late.since += 15
     limits.answers.hold(slow, 2 * MB - 1)

@@ -66,7 +66,7 @@ def test_a_prefix_that_makes_no_sense(monkeypatch, name, is_wrong):
 
 
 @pytest.mark.parametrize("root", ["", "/emb"])
-def test_what_there_is_has_the_prefix(client, root):
+def test_the_list_of_paths_has_the_prefix(client, root):
     paths = client.get("/", environ_overrides={"SCRIPT_NAME": root}).json
     assert paths["embed"] == f"{root}/embed"
     assert f" {root}/embed " in paths.pop("message")

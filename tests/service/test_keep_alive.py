@@ -48,7 +48,7 @@ def test_pythons_http_client_keeps_its_connection(slow):
     connection.close()
 
 
-def test_http_1_0_may_ask_for_it(client):
+def test_http_1_0_may_ask_for_keep_alive(client):
     request = b"GET /health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
     for _ in range(2):
         assert client.ask(request).status == 200
@@ -56,7 +56,7 @@ def test_http_1_0_may_ask_for_it(client):
     assert client.rest() == b""
 
 
-def test_a_client_may_have_it_closed(client):
+def test_a_client_may_ask_to_close_the_connection(client):
     assert client.ask(get("/health")).headers["Connection"] == "keep-alive"
     assert client.ask(embed_request("a", "Connection: close")).headers["Connection"] == "close"
     assert client.rest() == b""
@@ -99,7 +99,7 @@ def test_half_a_request_may_follow_an_answer(slow, client):
 
 
 @pytest.mark.parametrize("garbage", [b"garbage", b"\0" * 100, b"\x16\x03\x01"])
-def test_what_follows_a_request_and_is_none_ends_the_connection_after_the_answer(client, garbage):
+def test_invalid_bytes_after_a_request_end_the_connection_after_the_answer(client, garbage):
     reply = client.ask(embed_request("a") + garbage)
     assert (reply.status, reply.headers["Connection"]) == (200, "close")
     assert client.rest() == b""
@@ -117,7 +117,7 @@ def test_a_client_that_asks_for_http_2_is_answered_in_http_1(slow, client):
         assert other.reply().body == slow.embed("a").body
 
 
-def test_a_client_that_speaks_http_2_is_told(client):
+def test_a_client_that_speaks_http_2_gets_an_error(client):
     reply = client.ask(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
     assert reply.status == 400
     assert "HTTP/2" in reply.json["error"]["message"]
@@ -145,7 +145,7 @@ def impatient(start):
     return start("--keep-alive", "1", workers=1, EMBEDDING_CLIENT_TIMEOUT="60")
 
 
-def test_a_connection_that_is_idle_for_long_is_closed_without_a_word(impatient):
+def test_a_connection_that_is_idle_for_long_is_closed_silently(impatient):
     with impatient.client() as client, impatient.client() as silent, impatient.client(b"POST /em") as slow:
         assert client.ask(get("/health")).status == 200
         assert client.rest() == b""
@@ -155,7 +155,7 @@ def test_a_connection_that_is_idle_for_long_is_closed_without_a_word(impatient):
         assert not [name for name in impatient.metrics() if "dropped_total" in name]
 
 
-def test_connections_of_one_worker_go_over_to_an_idle_one(start):
+def test_connections_of_a_busy_worker_move_to_an_idle_one(start):
     server = start()
     busy, idle = server.workers()
     os.kill(idle, signal.SIGSTOP)

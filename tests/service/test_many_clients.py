@@ -51,7 +51,7 @@ def test_everyone_gets_the_vectors_of_sentence_transformers_from_few_passes(
     assert count < requests
 
 
-def test_vectors_do_not_depend_on_who_asks_at_the_same_time(server, queries):
+def test_vectors_do_not_depend_on_requests_at_the_same_time(server, queries):
     # With sentence-transformers they do, in the last digits.
     tolerance = 0 if server.get("/info").json["engine"] == "kernel" else 2e-6
     alone = [server.embed(query).json["embeddings"] for query in queries[:10]]
@@ -82,7 +82,7 @@ def test_no_large_request_is_refused_and_short_ones_are_answered_meanwhile(serve
         assert np.abs(np.array(reply.json["embeddings"][0]) - vector).max() <= 2e-6
 
 
-def test_killed_workers_cost_only_what_they_had(server, queries, expected):
+def test_killed_workers_lose_only_their_own_requests(server, queries, expected):
     """Each worker killed has some requests of its eight clients; all others are right."""
     started, kills, lost, ends = server.started(), 6, [], time.monotonic() + 120
     done = False

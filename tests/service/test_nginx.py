@@ -123,7 +123,7 @@ def front(replicas, tmp_path_factory):
         yield front
 
 
-def test_requests_go_to_whichever_replica_has_fewer_under_way(front, replicas):
+def test_requests_go_to_the_replica_with_fewer_in_progress(front, replicas):
     before = [replica.server.metrics().get("embedding_texts_total", 0) for replica in replicas]
     with Clients(front) as clients:
         time.sleep(3)
@@ -161,7 +161,7 @@ def test_a_client_of_http_1_0_needs_no_host(front):
     assert front.raw(b"GET /health HTTP/1.0\r\n\r\n").status == 200
 
 
-def test_an_address_has_so_many_requests_at_a_time(front):
+def test_requests_from_one_address_are_limited(front):
     # What has begun is computed to its end, and the next tests wait for it.
     request = embed_request(text_taking(1), "Connection: close")
     held = [front.connect(request) for _ in range(100)]
@@ -209,7 +209,7 @@ def test_replicas_that_are_restarted_one_after_the_other_lose_no_request(front, 
     assert set(clients.statuses) == {200}
 
 
-def test_what_a_killed_replica_was_answering_is_asked_of_another(front, replicas):
+def test_requests_at_a_killed_replica_are_sent_to_another(front, replicas):
     with Clients(front) as clients:
         time.sleep(0.7)
         replicas[0].kill()

@@ -102,7 +102,7 @@ def send_what_fits(connection, data):
     return sent
 
 
-def test_who_holds_memory_for_long_is_closed_when_others_wait_for_it(start):
+def test_a_client_that_holds_memory_for_long_is_closed_when_others_wait_for_it(start):
     server = start(workers=1, EMBEDDING_MAX_BODY_BYTES=str(MB), EMBEDDING_MAX_TEXTS="10", EMBEDDING_CLIENT_TIMEOUT="2")
     head, body = padded(MB)
     slow = [server.client(head) for _ in range(2)]

@@ -198,7 +198,7 @@ def test_a_client_that_sends_much_gets_its_answer(service, path, content_type, s
         (b"TRACE / HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
     ],
 )
-def test_what_is_not_http_gets_an_error_in_the_one_shape(service, request_, status):
+def test_an_invalid_request_gets_an_error_in_the_one_shape(service, request_, status):
     reply = service.raw(request_, half_close=True)
     assert reply.status == status
     assert reply.headers["Content-Type"] == "application/json"

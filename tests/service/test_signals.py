@@ -16,7 +16,7 @@ from tests.support.tiny import BLOCKING_TEXT, text_taking
 KEPT = [True, False]
 
 
-def test_a_stop_finishes_what_was_accepted_and_says_so_to_the_others(start, occupy):
+def test_a_stop_answers_accepted_requests_and_refuses_others(start, occupy):
     server = start()
     accepted = occupy(server, count=4, seconds=2)
     request = embed_request("a")
@@ -54,7 +54,7 @@ def test_a_client_that_sends_nothing_does_not_hold_up_a_stop(start, asked):
         assert time.monotonic() - began < 10
 
 
-def test_a_client_that_was_silent_at_the_stop_is_answered_told_or_closed(start, occupy):
+def test_a_request_sent_after_the_stop_is_answered_or_refused(start, occupy):
     server = start()
     accepted = occupy(server, count=2, seconds=3)
     clients = [server.client() for _ in range(4)]
@@ -80,7 +80,7 @@ def test_a_burst_before_a_stop_is_answered_to_the_last(start):
     assert [reply.body for reply in replies if reply.status != 200] == []
 
 
-def test_what_is_in_the_backlog_at_the_stop_is_answered(start):
+def test_requests_in_the_backlog_at_the_stop_are_answered(start):
     """The pass that is under way holds up the only worker, and the others are not accepted yet."""
     server = start(workers=1)
     connections = [server.connect(embed_request(BLOCKING_TEXT)) for _ in range(20)]
@@ -122,7 +122,7 @@ def test_a_quick_stop_is_quick(start, occupy, reload):
         assert all(isinstance(reply.exception(), OSError) for reply in replies)
 
 
-def test_the_workers_of_a_killed_master_answer_and_leave(start, occupy):
+def test_the_workers_of_a_killed_master_answer_and_stop(start, occupy):
     server = start()
     workers = server.workers()
     with server.client() as kept:
@@ -134,7 +134,7 @@ def test_the_workers_of_a_killed_master_answer_and_leave(start, occupy):
     wait_until(lambda: not any(is_alive(pid) for pid in workers), seconds=10)
 
 
-def test_a_worker_that_is_stopped_while_it_is_born_is_replaced(start):
+def test_a_worker_that_is_stopped_while_it_starts_is_replaced(start):
     server = start(workers=1)
     for _ in range(40):
         (old,) = server.workers()
@@ -208,7 +208,7 @@ def test_workers_come_and_go_under_load_without_a_failed_request(start):
     assert failures == []
 
 
-def test_a_killed_worker_is_replaced_and_loses_only_what_it_had(start, occupy, pool):
+def test_a_killed_worker_is_replaced_and_loses_only_its_own_request(start, occupy, pool):
     server = start(workers=1)
     (victim,) = server.workers()
     (lost,) = occupy(server, count=1, seconds=10)

@@ -25,7 +25,7 @@ def test_probes_are_answered_while_every_worker_computes(slow, occupy):
     assert [reply.result().status for reply in bulk] == [200] * 4
 
 
-def test_200_idle_and_half_sent_requests_cost_nobody_anything_and_are_closed(slow):
+def test_200_idle_and_half_sent_requests_hold_up_no_others_and_are_closed(slow):
     beginnings = [b"", b"\r\n", b"P", HEAD, HEAD + b"Content-Length: 100\r\n\r\n" + b'{"texts":']
     connections = [slow.connect(beginnings[number % 5]) for number in range(200)]
     for _ in range(20):
@@ -40,7 +40,7 @@ def test_200_idle_and_half_sent_requests_cost_nobody_anything_and_are_closed(slo
     assert slow.metrics()['embedding_connections_dropped_total{reason="slow"}'] >= 40
 
 
-def test_200_kept_connections_that_are_idle_cost_nobody_anything(slow):
+def test_200_kept_connections_that_are_idle_hold_up_no_others(slow):
     clients = [slow.client(get("/health")) for _ in range(200)]
     assert [client.reply().status for client in clients] == [200] * 200
     for _ in range(20):
@@ -60,7 +60,7 @@ def slow_reader(server, request):
     return connection
 
 
-def test_200_slow_readers_cost_nobody_anything(slow):
+def test_200_slow_readers_hold_up_no_others(slow):
     """Of so many large requests some are refused."""
     readers = [slow_reader(slow, embed_request(["a"] * 300, "Connection: close")) for _ in range(200)]
     for _ in range(20):
@@ -75,7 +75,7 @@ def test_200_slow_readers_cost_nobody_anything(slow):
     assert slow.embed("a").status == 200
 
 
-def test_who_reads_slowly_holds_up_no_worker(service):
+def test_a_client_that_reads_slowly_holds_up_no_worker(service):
     with slow_reader(service, embed_request(["a"] * 2048, "Connection: close")) as connection:
         answer = connection.recv(100)
         wait_until(lambda: service.busy() == 0)
@@ -85,14 +85,14 @@ def test_who_reads_slowly_holds_up_no_worker(service):
     assert len(reply.json["embeddings"]) == 2048
 
 
-def test_who_sends_a_byte_now_and_then_is_cut_off(slow):
+def test_a_client_that_sends_a_byte_now_and_then_gets_a_timeout(slow):
     with slow.connect(HEAD) as connection:
         while not select.select([connection], [], [], 0.2)[0]:
             connection.sendall(b"x")
         assert parse(connection.recv(65536)).status == 408
 
 
-def test_who_sends_steadily_may_take_longer_than_the_timeout(slow):
+def test_a_client_that_sends_steadily_may_take_longer_than_the_timeout(slow):
     body = json.dumps({"texts": "a"}).encode() + b" " * 400_000
     with slow.client(post(b"", f"Content-Length: {len(body)}")) as client:
         for start in range(0, len(body), 50_000):
@@ -101,12 +101,12 @@ def test_who_sends_steadily_may_take_longer_than_the_timeout(slow):
         assert client.reply().status == 200
 
 
-def test_who_stops_in_the_middle_of_a_body_is_told(slow):
+def test_a_client_that_stops_within_a_body_gets_a_timeout(slow):
     with slow.client(post(b'{"texts": ', "Content-Length: 99")) as client:
         assert client.reply().json["error"]["code"] == "request_timeout"
 
 
-def test_what_nobody_waits_for_is_not_computed(slow, occupy):
+def test_requests_of_clients_that_have_gone_are_not_computed(slow, occupy):
     before = slow.metrics()
     bulk = occupy(slow, count=4, seconds=2)
     gone = [slow.connect(embed_request([text_taking(8, letter) for letter in "abcdefgh"])) for _ in range(8)]
@@ -123,7 +123,7 @@ def test_what_nobody_waits_for_is_not_computed(slow, occupy):
     assert slow.metrics()[requests] == slow.metrics()[GONE]
 
 
-def test_what_nobody_waits_for_any_longer_is_not_computed_to_its_end(slow):
+def test_a_request_whose_client_goes_is_not_computed_to_its_end(slow):
     before = slow.metrics()
     with slow.connect(embed_request([text_taking(1, letter) for letter in "abcdefghijklmnop"])):
         wait_until(lambda: slow.busy() == 1)
@@ -132,7 +132,7 @@ def test_what_nobody_waits_for_any_longer_is_not_computed_to_its_end(slow):
     assert slow.embed(text_taking(0.25)).status == 200
 
 
-def test_who_closes_its_sending_half_counts_as_gone(slow):
+def test_a_client_that_closes_its_sending_half_counts_as_gone(slow):
     with slow.client(embed_request(text_taking(1))) as client:
         wait_until(lambda: slow.busy() == 1)
         client.socket.shutdown(socket.SHUT_WR)
@@ -140,7 +140,7 @@ def test_who_closes_its_sending_half_counts_as_gone(slow):
     assert (reply.status, reply.json["error"]["code"]) == (499, "client_gone")
 
 
-def test_who_leaves_in_the_middle_is_no_error_of_ours(slow):
+def test_a_client_that_leaves_is_no_error_of_the_service(slow):
     failed = 'embedding_connections_dropped_total{reason="failed"}'
     before = slow.metrics().get(failed, 0)
     for data in (b"P", HEAD, HEAD + b"Content-Length: 10\r\n\r\nabc", embed_request("a"), embed_request(["a"] * 2000)):
@@ -150,7 +150,7 @@ def test_who_leaves_in_the_middle_is_no_error_of_ours(slow):
     assert slow.metrics().get(failed, 0) == before
 
 
-def test_who_drips_after_its_answer_is_left_after_seconds(slow):
+def test_a_client_that_still_sends_after_its_answer_is_closed_after_seconds(slow):
     with slow.connect(post(b"", "Content-Length: 99999999")) as connection:
         assert parse(connection.recv(65536)).status == 413
         for _ in range(60):

@@ -96,7 +96,7 @@ def test_without_the_compiler_it_says_so(sources):
     assert "ziglang, is not installed" in result.stderr
 
 
-def test_a_folder_that_cannot_be_written_to_is_told(sources):
+def test_a_folder_that_cannot_be_written_to_is_reported(sources):
     sentence = runpy.run_path(str(sources / "build.py"))["build"](sources / "absent", "aarch64")
     assert sentence.startswith("The kernel could not be built: [Errno 2]")
 
