@@ -32,7 +32,7 @@ def test_a_stop_answers_accepted_requests_and_refuses_others(start, occupy):
         sending.send(request[-5:])
         reply = sending.reply()
         assert (reply.status, reply.headers["Connection"]) == (200, "close")
-        # A connection that is idle is closed without a word.
+        # An idle connection is closed silently.
         assert kept.rest() == b""
         assert not any(reply.done() for reply in accepted[-1:])
     assert [reply.result().status for reply in accepted] == [200] * 4
@@ -81,7 +81,7 @@ def test_a_burst_before_a_stop_is_answered_to_the_last(start):
 
 
 def test_requests_in_the_backlog_at_the_stop_are_answered(start):
-    """The pass that is under way holds up the only worker, and the others are not accepted yet."""
+    """A forward pass blocks the only worker, so that most connections are not accepted yet."""
     server = start(workers=1)
     connections = [server.connect(embed_request(BLOCKING_TEXT)) for _ in range(20)]
     os.kill(server.pid, signal.SIGTERM)
@@ -92,7 +92,7 @@ def test_requests_in_the_backlog_at_the_stop_are_answered(start):
 
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM"])
 def test_a_large_answer_outlives_a_reload_and_a_stop(start, name):
-    """It does not fit into the socket's buffer, and its client reads it only when its worker has been told to leave."""
+    """It does not fit into the socket's buffer, and its client reads it only after its worker has been told to stop."""
     server = start(workers=1, EMBEDDING_MAX_TEXTS="200000", EMBEDDING_MAX_TOKENS="1000000")
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -114,7 +114,7 @@ def test_a_quick_stop_is_quick(start, occupy, reload):
     with server.connect(b"POST /embed HT"):
         replies = occupy(server, count=2, seconds=14)
         if reload:
-            # Which waits for the workers.
+            # The reload waits for the old workers.
             os.kill(server.pid, signal.SIGHUP)
             wait_until(lambda: len(server.workers()) == 4)
         os.kill(server.pid, signal.SIGINT)
@@ -179,7 +179,7 @@ def test_a_new_master_takes_over_under_load_without_a_failed_request(start, keep
         (new,) = set(server.workers()) - old
         children = Path(f"/proc/{new}/task/{new}/children")
         wait_until(lambda: len(children.read_text().split()) == 2)
-        # Both masters serve now; the old one leaves.
+        # Both masters serve now; the old one stops.
         os.kill(server.pid, signal.SIGTERM)
         server.wait(30)
         for _ in range(20):
@@ -212,7 +212,7 @@ def test_a_killed_worker_is_replaced_and_loses_only_its_own_request(start, occup
     server = start(workers=1)
     (victim,) = server.workers()
     (lost,) = occupy(server, count=1, seconds=10)
-    # What is in the backlog is in nobody's hands.
+    # Connections in the backlog belong to no worker yet.
     os.kill(victim, signal.SIGSTOP)
     waiting = [server.connect(embed_request("a", "Connection: close")) for _ in range(8)]
     os.kill(victim, signal.SIGKILL)
@@ -225,10 +225,10 @@ def test_a_killed_worker_is_replaced_and_loses_only_its_own_request(start, occup
 
 
 def test_a_killed_worker_no_longer_counts_as_idle(start):
-    """Or the other would close connections for ever, in favour of nobody."""
+    """Otherwise the other worker would close connections for ever, for an idle worker that does not exist."""
     server = start("--timeout", "0")
     idle, _ = server.workers()
-    # It is killed in its sleep, and not replaced.
+    # It is killed while it is stopped, and not replaced.
     os.kill(idle, signal.SIGSTOP)
     os.kill(server.pid, signal.SIGTTOU)
     os.kill(idle, signal.SIGKILL)
@@ -246,7 +246,7 @@ def test_a_long_request_outlives_the_timeout(start):
     server = start("--timeout", "2", workers=1)
     worker = server.workers()
     # A second for each micro-batch.
-    assert server.embed([text_taking(1, letter) for letter in "abcdefgh"]).status == 200
+    assert server.embed([text_taking(seconds=1)] * 8).status == 200
     assert server.workers() == worker
 
 
@@ -258,8 +258,8 @@ def test_a_worker_that_hangs_is_replaced(start, how):
         if how == "stopped":
             os.kill(worker[0], signal.SIGSTOP)
         else:
-            # Its event loop is well, and its compute threads have finished nothing for long.
-            connection.sendall(embed_request(text_taking(14)))
+            # Its event loop works, but its compute threads have finished nothing for long.
+            connection.sendall(embed_request(text_taking(seconds=14)))
         wait_until(lambda: server.workers() not in (worker, []))
         assert server.get("/health").status == 200
         assert server.embed("a").status == 200

@@ -1,4 +1,4 @@
-"""Clients that are slow, silent, hostile or gone, and what they cost the others."""
+"""Clients that are slow, silent, hostile or gone do not hold up the others."""
 
 import http.client
 import json
@@ -69,7 +69,7 @@ def test_200_slow_readers_hold_up_no_others(slow):
     answers = [read(reader) for reader in readers]
     for reader in readers:
         reader.close()
-    # What the client's system has taken in arrives; answers this small may fit there.
+    # The part of an answer that the client's socket buffer has taken arrives; answers this small may fit whole.
     whole = [parse(answer) for answer in answers if answer and answer.endswith(b"}")]
     assert {reply.status for reply in whole} <= {200, 503}
     assert slow.embed("a").status == 200
@@ -109,11 +109,11 @@ def test_a_client_that_stops_within_a_body_gets_a_timeout(slow):
 def test_requests_of_clients_that_have_gone_are_not_computed(slow, occupy):
     before = slow.metrics()
     bulk = occupy(slow, count=4, seconds=2)
-    gone = [slow.connect(embed_request([text_taking(8, letter) for letter in "abcdefgh"])) for _ in range(8)]
+    gone = [slow.connect(embed_request([text_taking(seconds=8)] * 8)) for _ in range(8)]
     wait_until(lambda: slow.busy() == 12)
     for connection in gone:
         connection.close()
-    # They would take minutes.
+    # The requests of the clients that have gone would take minutes.
     assert [reply.result().status for reply in bulk] == [200] * 4
     wait_until(lambda: slow.metrics().get(GONE, 0) == before.get(GONE, 0) + 8)
     assert slow.busy() == 0
@@ -125,15 +125,15 @@ def test_requests_of_clients_that_have_gone_are_not_computed(slow, occupy):
 
 def test_a_request_whose_client_goes_is_not_computed_to_its_end(slow):
     before = slow.metrics()
-    with slow.connect(embed_request([text_taking(1, letter) for letter in "abcdefghijklmnop"])):
+    with slow.connect(embed_request([text_taking(seconds=1)] * 16)):
         wait_until(lambda: slow.busy() == 1)
     wait_until(lambda: slow.metrics().get(GONE, 0) == before.get(GONE, 0) + 1, seconds=5)
     # The compute threads are free again.
-    assert slow.embed(text_taking(0.25)).status == 200
+    assert slow.embed(text_taking(seconds=0.25)).status == 200
 
 
 def test_a_client_that_closes_its_sending_half_counts_as_gone(slow):
-    with slow.client(embed_request(text_taking(1))) as client:
+    with slow.client(embed_request(text_taking(seconds=1))) as client:
         wait_until(lambda: slow.busy() == 1)
         client.socket.shutdown(socket.SHUT_WR)
         reply = client.reply()
@@ -201,10 +201,10 @@ def test_200_malformed_requests_get_a_4xx_or_a_closed_connection(service):
     statuses = []
     for seed in range(200):
         with service.client(malformed(seed)) as client:
-            # What waits for more of a request finds out that there is none.
+            # So that the service does not wait for the rest of an incomplete request.
             client.socket.shutdown(socket.SHUT_WR)
             reply = client.reply()
-            # Nothing follows an error but the end.
+            # After an error the connection ends.
             assert reply is None or reply.status < 400 or client.rest() == b""
         statuses.append(reply and reply.status)
     assert not [status for status in statuses if status and not 200 <= status < 500]
