@@ -192,7 +192,7 @@ def test_an_origin_that_makes_no_sense(monkeypatch, origin):
 
 
 def test_a_reload_keeps_the_settings_of_the_start(monkeypatch, tmp_path):
-    """Also where the file of keys is just being exchanged."""
+    """Also while the file of keys is being replaced, and so is missing."""
     file = tmp_path / "keys"
     file.write_text("a" * 16)
     monkeypatch.setenv("EMBEDDING_API_KEYS_FILE", str(file))

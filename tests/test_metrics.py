@@ -13,7 +13,7 @@ KEY = "0123456789abcdef"
 
 @pytest.fixture
 def figure(client):
-    """A function for what /metrics says under a name, as a number."""
+    """A function that returns the value of a name in /metrics."""
     return lambda name: figures(client.get("/metrics").text).get(name, 0)
 
 

@@ -168,7 +168,7 @@ class Pairs(list):
     """The keys and values of a JSON object, of which some may be equal."""
 
 
-# With what makes a search for the ends of strings go wrong.
+# With characters that may mislead a search for the ends of strings.
 STRINGS = st.text(st.sampled_from('"\\\\:,{[]}ab\u00e9\U0001f600 '), max_size=12)
 VALUES = st.recursive(
     STRINGS | st.integers(0, 9), lambda inner: st.lists(inner) | st.lists(st.tuples(STRINGS, inner)).map(Pairs)

@@ -29,7 +29,7 @@ def corpus(tmp_path):
 
 @pytest.fixture
 def embed(corpus, tmp_path):
-    """A function that runs it with the small encoder; returns what it has said."""
+    """A function that embeds the corpus with the small encoder; returns the lines that it has printed."""
 
     def embed(output="out.parquet", encoder=None, strict=False, dtype="float32", **options):
         said = []

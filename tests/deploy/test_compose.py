@@ -1,4 +1,4 @@
-"""The compose file follows its schema, and what it names is there."""
+"""The compose file follows its schema, and the files that it names exist."""
 
 import re
 import subprocess

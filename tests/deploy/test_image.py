@@ -1,4 +1,4 @@
-"""What the image is made of is there, and always the same."""
+"""The files of the image exist, and all of its packages are pinned."""
 
 import importlib.metadata
 import re

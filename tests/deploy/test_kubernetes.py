@@ -1,4 +1,4 @@
-"""What kustomize makes of the manifests is valid, and fits the image and the service."""
+"""The manifests, as kustomize puts them together, are valid, and fit the image and the service."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""systemd takes the unit, and the unit fits the service."""
+"""systemd accepts the unit, and the unit fits the service."""
 
 import configparser
 import re

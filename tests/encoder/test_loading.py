@@ -18,7 +18,7 @@ from tests.support.server import ROOT
 
 
 def run(script, environment):
-    """What a script that has ended well has written to its output and its log."""
+    """Run a script, which must succeed; returns what it has written to its output and its log."""
     command = [sys.executable, "-c", script]
     result = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=True)
     return result.stdout, result.stderr
@@ -26,7 +26,7 @@ def run(script, environment):
 
 @pytest.fixture
 def is_reference(sentence_transformer):
-    """A function that finds an encoder to be the reference."""
+    """A function that checks that an encoder is the reference."""
 
     def check(encoder):
         assert encoder.engine == "reference"
@@ -134,7 +134,7 @@ def test_slower_bfloat16_is_reported(instruction_sets, slower, model, caplog, mo
 
 
 def test_the_weights_do_not_stay_in_memory_twice(model):
-    """In the service; the process that reads the model has ended."""
+    """Only in the service's process: the process that has read the model has ended."""
     script = """if True:
         from embedding_api.config import Settings
         from embedding_api.encoder.loading import load_encoder

@@ -21,7 +21,7 @@ from embedding_api.errors import ConfigError
 
 @pytest.fixture
 def cached(monkeypatch, tmp_path):
-    """A Hub that no test talks to: its cache is `tmp_path`, and calls for more are kept."""
+    """A Hub in place of the real one: its cache is `tmp_path`; returns the list of the calls."""
     calls = []
 
     def snapshot_download(repository, local_files_only=False, **options):

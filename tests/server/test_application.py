@@ -21,7 +21,7 @@ KEY = "0123456789abcdef"
 
 
 class Worker:
-    """A worker without an event loop: a test says when it takes a turn."""
+    """A worker without an event loop: a test makes each turn."""
 
     def __init__(self, app):
         self.wsgi, self.settings, self.cfg = app, app.extensions["settings"], Config()
@@ -160,7 +160,7 @@ def test_any_other_request_is_refused_where_there_is_no_room(ask, flag, code):
     assert (reply.status, reply.json["error"]["code"]) == (503, code)
     assert int(reply.headers["Retry-After"]) >= 1
     assert reply.headers["X-Request-ID"]
-    # The connection, and who is on it, are still welcome.
+    # The next request on the same connection is answered.
     setattr(ask.connection, flag, False)
     assert ask(embed_request("a")).status == 200
 

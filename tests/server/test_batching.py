@@ -32,7 +32,7 @@ class Engine(TinyEngine):
 
 
 class Threads:
-    """Two compute threads, which take a step when a test says so."""
+    """Two compute threads that do nothing until a test calls `step`."""
 
     count = 2
 
@@ -49,7 +49,7 @@ class Threads:
 
 
 class Connection(SimpleNamespace):
-    """A connection that may go, with what its request has come to."""
+    """A connection whose client may go, with the result of its request."""
 
     gone = False
     result = None
@@ -287,7 +287,7 @@ def test_an_error_in_a_micro_batch_ends_its_request_alone(ask, batcher, threads,
     drain(batcher, threads)
     assert isinstance(failed.result, MemoryError)
     assert right(other, [20] * 10, [21] * 10)
-    # Of its nine micro-batches those that were under way are all that was computed.
+    # Of its nine micro-batches only those that had begun were computed.
     assert len(engine.passes) < 2 + 9
     assert batcher.seconds_without_progress() == 0
 
@@ -440,7 +440,7 @@ def test_a_pause_ends_the_work_for_a_client_that_has_gone(batcher):
     connection = Connection()
     batcher.run(RequestTask(run, connection))
     assert connection.result == "told"
-    # Outside of a request it means nothing.
+    # Outside of a request a pause does nothing.
     batcher.pause()
 
 

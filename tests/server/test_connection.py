@@ -26,7 +26,7 @@ END = select.EPOLLRDHUP | select.EPOLLIN
 
 
 class Application:
-    """Keeps what connections ask, and answers with `answer`, if that is set."""
+    """Keeps the requests of connections, and answers with `answer`, if that is set."""
 
     def __init__(self):
         self.answer = b"answer"
@@ -52,7 +52,7 @@ class Application:
 
 
 class Worker:
-    """What a connection asks of its worker, noted."""
+    """A worker that notes what a connection calls it for."""
 
     def __init__(self, **settings):
         self.settings = Settings(**{"client_timeout": 10, "max_body_bytes": 1_000_000, "max_texts": 10} | settings)
@@ -91,7 +91,7 @@ class End:
         self._connection.handle(END)
 
     def got(self, size=1_000_000):
-        """What has come: None for nothing yet, b"" at the end of the connection."""
+        """The bytes that have come: None if there are none yet, b"" at the end of the connection."""
         try:
             return self._theirs.recv(size)
         except BlockingIOError:
@@ -130,7 +130,7 @@ def client(connection, sockets):
 
 @pytest.fixture
 def counted():
-    """A function for how many connections were dropped for a reason since the test began."""
+    """A function that returns how many connections were dropped for a reason since the test began."""
     reasons = {reason: dropped.labels(reason)._value.get() for reason in ("slow", "gone", "failed", "limit")}
     return lambda reason: dropped.labels(reason)._value.get() - reasons[reason]
 
@@ -272,7 +272,7 @@ def test_the_worker_hears_of_a_client_that_closes_while_the_application_works(cl
     assert connection.gone
     assert worker.cancelled == [connection]
     assert worker.watched == NOTHING
-    # Who closed its sending half only reads the answer.
+    # A client that has closed only its sending half reads the answer.
     connection.sendall(b"late")
     connection.send_answer(close=False)
     assert client.got() == b"late"
@@ -336,7 +336,7 @@ def test_an_answer_is_sent_as_fast_as_it_is_read(client, application, worker, co
     assert before < time.monotonic() + 10 + len(received) / MIN_BYTES_PER_SECOND
     assert (connection.state, worker.watched) == (State.READING, INPUT)
     assert connection not in worker.limits.answers
-    # The connection is good for another request.
+    # The connection may have another request.
     application.answer = b"second"
     client.send(GET)
     assert client.got() == b"second"
@@ -441,7 +441,7 @@ def test_a_request_that_may_need_a_pass_is_postponed_unread_and_has_its_time_lat
     connection.handle(select.EPOLLIN)
     assert not connection.waits_for_server
     assert 5 < connection.deadline - time.monotonic() < 11
-    # The rest of it may be postponed as well, at no cost of its time.
+    # The rest of it may be postponed as well, and its deadline moves by the wait.
     before = connection.deadline
     assert connection.postpone()
     client.send(b"Content-Length: 40\r\n\r\n")

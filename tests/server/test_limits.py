@@ -14,7 +14,7 @@ MB = 1024 * 1024
 
 
 class Connection(SimpleNamespace):
-    """One that notes what it is told."""
+    """A connection that notes in its state what the limits call it for."""
 
     __hash__ = object.__hash__
 
@@ -42,13 +42,13 @@ def queue(monkeypatch):
 
 @pytest.fixture
 def limits(queue):
-    """Those of the only worker, with room for two bodies of 1 MB and for four requests that wait."""
+    """The limits of a single worker, with room for two bodies of 1 MB and for four requests that wait."""
     settings = Settings(max_body_bytes=MB, max_texts=10, max_waiting=4, client_timeout=10)
     return Limits(settings, 1, ["listener"])
 
 
 def seconds(limits, large=False):
-    """What a client is told to wait."""
+    """The seconds in the Retry-After of a refused client."""
     error = limits.overloaded(large)
     assert (error.status, error.code) == (503, "overloaded")
     [(name, value)] = error.headers
@@ -140,7 +140,11 @@ def test_a_refused_client_is_told_a_whole_number_of_seconds_from_1_on(limits):
 
 
 def told(limits, each, large=False):
-    """What 400 clients are told, each as the first to be refused, if a request takes so many seconds."""
+    """The seconds that 400 clients are told to wait, each as the first to be refused.
+
+    Args:
+        each: the seconds that a request takes.
+    """
     for _ in range(100):
         limits.record_seconds(each, large=large)
     told = []
@@ -203,7 +207,7 @@ def test_a_client_that_holds_memory_for_long_is_closed_while_others_wait_for_it(
     assert slow.state is State.READING
     later(limits)
     assert (slow.state, late.state) == (State.CLOSED, State.READING)
-    # The worker, which hears of it, forgets it.
+    # The worker then forgets the closed connection.
     limits.forget(slow)
     limits.admit_waiting()
     assert third.state is State.READING

@@ -35,7 +35,7 @@ def command(model, tmp_path):
 
 @pytest.fixture
 def run(command):
-    """A function that runs it to its end; the exit code and the lines it has printed."""
+    """A function that runs it to its end; returns the exit code and the lines that it has printed."""
 
     def run(*arguments, **options):
         process = command(*arguments, **options)
@@ -47,7 +47,7 @@ def run(command):
 
 @pytest.fixture
 def corpus(documents, tmp_path):
-    """The rows of a file, of which one has no text."""
+    """The rows of a file of 100 rows, one of which has no text."""
     rows = [{"id": f"d{number}", "text": text[:300]} for number, text in enumerate(documents)]
     rows[17]["text"] = " "
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

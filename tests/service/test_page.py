@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: install De
 @pytest.fixture(scope="module")
 def browser():
     with sync_playwright() as playwright:
-        # A Space has an address on the Internet; the one here is local, which other sites may not frame unasked.
+        # A Space has a public address; the one here is local, which browsers do not let other sites frame.
         options = ["--no-sandbox", "--disable-features=LocalNetworkAccessChecks"]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
         yield browser

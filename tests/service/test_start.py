@@ -107,11 +107,11 @@ def test_another_wsgi_server_needs_no_configuration(no_hub):
 
 
 def test_the_first_request_after_ready_is_not_slower(model, tmp_path):
-    """Whoever is first once it is ready waits no longer than others: for no worker that starts, and no first time."""
+    """The first request waits for no worker that starts, and for nothing that is done only once."""
     with Server(model.environment, tmp_path) as server:
         wait_until(lambda: server.get("/ready").status == 200)
         first, *others = [seconds(lambda: server.embed("hello world")) for _ in range(20)]
-    # And 50 ms for the noise of a machine that runs other tests.
+    # 50 ms more, as the machine may run other tests.
     assert first < 2 * statistics.median(others) + 0.05
 
 

@@ -1,4 +1,4 @@
-"""The kernel's shared objects are built anywhere, the same each time, and a failure is told."""
+"""The kernel's shared objects can be built anywhere, with the same bytes each time, and a failure is reported."""
 
 import hashlib
 import runpy

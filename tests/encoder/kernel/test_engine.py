@@ -92,7 +92,7 @@ def test_mean_pooling_in_a_real_model(queries):
 @settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_a_vector_does_not_depend_on_its_batch(engine, data):
-    """Not in a single bit: alone, in any batch, at any place."""
+    """Not in a single bit: alone, in any batch, in any position."""
     lengths = data.draw(st.lists(st.integers(1, 64), min_size=1, max_size=70))
     batch = texts(*lengths, seed=data.draw(st.integers(0, 5)))
     order = data.draw(st.permutations(range(len(batch))))

@@ -1,4 +1,4 @@
-"""The shared object for NEON, as it is installed, on a CPU that QEMU emulates."""
+"""The shared object for NEON, as pip installs it, on a CPU that QEMU emulates."""
 
 import shutil
 import sys

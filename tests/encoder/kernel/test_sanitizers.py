@@ -1,7 +1,7 @@
-"""The kernel beside GCC's sanitizers for addresses and undefined behaviour, which end the program at what they find.
+"""The kernel under GCC's sanitizers for addresses and undefined behaviour, which end the program at any fault.
 
-The compiler that builds the shared objects has none for addresses. Where the CPU lacks an instruction set, its sources
-run all the same: GCC makes its vectors of shorter ones, and emulated/ has the intrinsics.
+The compiler that builds the shared objects has no sanitizer for addresses. If the CPU lacks an instruction set, its
+sources run nevertheless: GCC makes its vectors of shorter ones, and emulated/ has the intrinsics.
 """
 
 import copy
