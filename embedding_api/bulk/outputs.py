@@ -17,7 +17,7 @@ def check_format(output):
     """The function that writes an output's format, one of those below.
 
     Raises:
-        BulkError: its ending tells none.
+        BulkError: its ending is that of no format.
     """
     if output.suffix not in _WRITERS:
         raise BulkError(f"{output} has none of the endings that tell the output's format: {', '.join(_WRITERS)}.")
