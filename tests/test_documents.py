@@ -65,7 +65,7 @@ def rows(text):
 
 
 def bounds():
-    """What the tables of bounds must say according to the code, by page and row."""
+    """What the tables of bounds must say, by the code."""
     settings, gunicorn = Settings(), Config()
     configured = (ROOT / "gunicorn.conf.py").read_text()
     kept, silence, stop, backlog = (
