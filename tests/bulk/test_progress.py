@@ -9,7 +9,7 @@ from embedding_api.bulk.progress import Progress
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The seconds that have passed, to be set."""
+    """A clock in place of the real one; a test sets its `seconds`."""
 
     class Clock:
         seconds = 0.0

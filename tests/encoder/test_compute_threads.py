@@ -13,7 +13,7 @@ class Gone(Exception):
 
 @pytest.fixture
 def make():
-    """A function that makes a pool, which ends with the test."""
+    """A function that makes a pool. The pool ends with the test."""
     pools = []
 
     def make(*arguments, **options):

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: install De
 @pytest.fixture(scope="module")
 def browser():
     with sync_playwright() as playwright:
-        # A Space has a public address; the one here is local, which browsers do not let other sites frame.
+        # A Space has a public address. The one here is local: other sites may frame it only if the user permits that.
         options = ["--no-sandbox", "--disable-features=LocalNetworkAccessChecks"]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
         yield browser
