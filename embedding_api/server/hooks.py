@@ -81,21 +81,21 @@ def _stop(server, sig, frame):
 
 
 def pre_fork(server, worker):
-    taken = {other.slot for other in server.WORKERS.values()}
-    worker.slot = min(set(range(1, len(taken) + 2)) - taken)
+    taken = {other.number for other in server.WORKERS.values()}
+    worker.number = min(set(range(1, len(taken) + 2)) - taken)
 
 
 def child_exit(server, worker):
     # A worker that was killed could not reset its flag.
-    Worker.shared.set_idle(worker.slot, False)
-    metrics.reset_dead_worker(worker.slot)
+    Worker.shared.set_idle(worker.number, False)
+    metrics.reset_dead_worker(worker.number)
 
 
 # In the workers
 
 
 def post_worker_init(worker):
-    metrics.run_in_worker(worker.slot)
+    metrics.run_in_worker(worker.number)
 
 
 def worker_exit(server, worker):

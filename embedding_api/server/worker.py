@@ -43,13 +43,13 @@ class Worker(SyncWorker):
 
     Attributes:
         settings: the service's `Settings`.
-        slot: its number among the workers that live, from 1. A new worker gets that of a dead one.
+        number: its number among the workers that live, from 1. A new worker gets that of a dead one.
         application, limits: what its connections call.
     """
 
     # Made by the master before the first fork, for all workers.
     shared = None
-    slot = 0
+    number = 0
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -127,9 +127,9 @@ class Worker(SyncWorker):
             # Exceptions are in reference cycles, and their tracebacks refer to texts.
             gc.collect()
             malloc.trim()
-        self.shared.set_idle(self.slot, self._draining_since is None)
+        self.shared.set_idle(self.number, self._draining_since is None)
         events = self._epoll.poll(TICK)
-        self.shared.set_idle(self.slot, False)
+        self.shared.set_idle(self.number, False)
         return events
 
     def _postpone(self):

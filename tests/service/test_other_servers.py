@@ -1,4 +1,4 @@
-"""The application on other servers than our own worker, where `encode()` computes at once."""
+"""The application on other WSGI servers than the service's own worker, where `encode()` computes at once."""
 
 import os
 import socket
@@ -19,7 +19,7 @@ def test_gunicorns_threads_serve_it(model, encoder, queries, tmp_path, pool):
         replies = list(pool.map(server.embed, queries[:8]))
         expected = encoder.encode(encoder.tokenize(queries[:8]).ids)
         assert np.abs(np.array([reply.json["embeddings"][0] for reply in replies]) - expected).max() <= 2e-6
-        # More than one pass carries.
+        # A large request: more tokens than one forward pass carries.
         assert len(server.embed(queries * 5).json["embeddings"]) == 5 * len(queries)
         for path in ("/health", "/ready", "/metrics", "/info", "/"):
             assert server.get(path).status == 200
