@@ -71,7 +71,7 @@ def _stop(server, sig, frame):
         os._exit(0)
     # Workers that stop for good must answer the backlog as well. At a reload new workers take the backlog over, and in
     # an upgrade, when there is a second master, those of the other master do.
-    if sig == signal.SIGTERM and not (server.reexec_pid or server.master_pid):
+    if sig == signal.SIGTERM and Worker.shared and not (server.reexec_pid or server.master_pid):
         Worker.shared.stop()
     # Signal them now: Gunicorn would first finish a reload that is under way.
     for pid in list(server.WORKERS):
@@ -86,8 +86,9 @@ def pre_fork(server, worker):
 
 
 def child_exit(server, worker):
-    # A worker that was killed could not reset its flag.
-    Worker.shared.set_idle(worker.number, False)
+    # A worker that was killed could not reset its flag. Other kinds of workers have none.
+    if Worker.shared:
+        Worker.shared.set_idle(worker.number, False)
     metrics.reset_dead_worker(worker.number)
 
 

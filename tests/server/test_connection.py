@@ -12,9 +12,9 @@ import pytest
 from greenlet import getcurrent
 from gunicorn.config import Config
 
+from embedding_api import metrics
 from embedding_api.config import Settings
 from embedding_api.errors import ClientGone
-from embedding_api.metrics import dropped
 from embedding_api.server import connection as module
 from embedding_api.server.batching import RequestTask
 from embedding_api.server.connection import INPUT, MIN_BYTES_PER_SECOND, NO_INPUT, NOTHING, OUTPUT, Connection, State
@@ -131,8 +131,8 @@ def client(connection, sockets):
 @pytest.fixture
 def counted():
     """A function that returns how many connections were dropped for a reason since the test began."""
-    reasons = {reason: dropped.labels(reason)._value.get() for reason in ("slow", "gone", "failed", "limit")}
-    return lambda reason: dropped.labels(reason)._value.get() - reasons[reason]
+    reasons = {reason: metrics._dropped.labels(reason)._value.get() for reason in ("slow", "gone", "failed", "limit")}
+    return lambda reason: metrics._dropped.labels(reason)._value.get() - reasons[reason]
 
 
 def test_several_requests_are_answered_on_one_connection(client, application, worker, connection):

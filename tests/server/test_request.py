@@ -243,3 +243,11 @@ def test_chunks_may_add_an_eighth_to_a_body(roomy):
     for _ in range(10_000):
         roomy.feed(b"40\r\n" + b"x" * 64 + b"\r\n")
     assert roomy.body_bytes == 640_000
+
+
+def test_a_pipelined_request_after_a_body_does_not_count_as_chunks():
+    request = Request(Config(), ("127.0.0.1", 1), max_body_bytes=10**6)
+    request.feed(POST + b"Content-Length: 2\r\n\r\n")
+    request.feed(b"{}" + POST + b"Content-Length: 50000\r\n\r\n" + b" " * 50_000)
+    assert request.complete
+    assert request.body.read() == b"{}"

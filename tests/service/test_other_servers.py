@@ -1,6 +1,7 @@
 """The application on other WSGI servers than the service's own worker, where `encode()` computes at once."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,12 @@ def test_gunicorns_threads_serve_it(model, encoder, queries, tmp_path, pool):
         for path in ("/health", "/ready", "/metrics", "/info", "/"):
             assert server.get(path).status == 200
         assert server.embed("").status == 422
+        [worker] = server.workers()
+        os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: server.workers() not in ([], [worker]))
+        assert server.embed("a").status == 200
+        os.kill(server.pid, signal.SIGTERM)
+        server.wait(30)
         assert "Traceback" not in server.log()
 
 
