@@ -1,4 +1,4 @@
-"""The bulk command beside the engine and sentence-transformers' pool of processes: `python -m benchmarks.bulk`.
+"""The bulk command compared with the engine and sentence-transformers' pool of processes: `python -m benchmarks.bulk`.
 
 Half an hour on two cores. In each round the command embeds all of Cranfield's abstracts and a share of 200,000 short
 texts of generated lengths, and the others a sample of the same texts; figures are tokens a second while encoding, so

@@ -1,4 +1,4 @@
-"""Ordinary requests beside many clients that do nothing: `python -m benchmarks.crowd`, two minutes on two cores.
+"""Ordinary requests beside many idle or slow clients: `python -m benchmarks.crowd`, two minutes on two cores.
 
 Prints requests a second and latency of a few clients with short queries: alone, beside connections on which nothing is
 sent, beside requests of which half is sent, beside clients that read their answers slowly, beside all of them, and

@@ -1,8 +1,8 @@
-"""The encoder beside sentence-transformers, onnxruntime and OpenVINO: `python -m benchmarks.engine`, half an hour.
+"""The encoder compared with sentence-transformers, onnxruntime and OpenVINO: `python -m benchmarks.engine`.
 
-Needs `.venv/bin/pip install -r benchmarks/requirements.txt`. Each engine has a process of its own, and only one runs at
-a time: in each round, each computes each case once. Figures are medians over the rounds, ratios the medians of the
-rounds' ratios. Tables and figure go to docs/.
+Half an hour on two cores. Needs `.venv/bin/pip install -r benchmarks/requirements.txt`. Each engine has a process of
+its own, and only one runs at a time: in each round, each is measured with each case. Figures are medians over the
+rounds, ratios the medians of the rounds' ratios. Tables and figure go to docs/.
 """
 
 import gc

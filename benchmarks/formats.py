@@ -1,4 +1,4 @@
-"""What base64 saves beside JSON's numbers: `python -m benchmarks.formats`, a minute.
+"""What base64 saves compared with JSON's numbers: `python -m benchmarks.formats`, a minute.
 
 Sends 512 short texts to /v1/embeddings of the real service by the openai package, asking in turns for numbers and for
 base64, the package's default. Figures are medians of the rounds, with the lowest and the highest: the bytes of the
@@ -50,7 +50,7 @@ def main(rounds):
 
 
 def measure(client, encoding_format):
-    """The bytes of an answer, the milliseconds it took beside encoding, and those of encoding."""
+    """The bytes of an answer, the milliseconds that it took without encoding, and those of encoding."""
     began = time.perf_counter()
     reply = client.embeddings.with_raw_response.create(model="any", input=TEXTS, encoding_format=encoding_format)
     vectors = [item.embedding for item in reply.parse().data]

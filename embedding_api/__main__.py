@@ -25,7 +25,7 @@ DEMO_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 class _Commands(click.Group):
-    """Reports the errors whose message is a sentence for the user without a traceback."""
+    """Reports an error whose message is a sentence for the user by this sentence, without a traceback."""
 
     def invoke(self, ctx):
         try:

@@ -64,7 +64,7 @@ SERVER = ("BIND", "PORT", "WEB_CONCURRENCY")
 
 def pytest_configure(config):
     config.stash[MODEL] = _find_model()
-    # Tests set what they need; what the machine's owner has set is not theirs to see.
+    # Tests set what they need. Settings of the machine must not reach them.
     for name in [name for name in os.environ if name.startswith("EMBEDDING_") or name in SERVER]:
         del os.environ[name]
 
@@ -118,7 +118,7 @@ def encoder(model):
 
 @pytest.fixture(scope="session")
 def sentence_transformer(model):
-    """The real model in sentence-transformers, what every vector is held against."""
+    """The real model in sentence-transformers, with which every vector is compared."""
     from sentence_transformers import SentenceTransformer
 
     return SentenceTransformer(str(model.directory), device="cpu", local_files_only=True)
@@ -145,7 +145,7 @@ def queries(cranfield):
 
 @pytest.fixture(scope="session")
 def document_vectors(sentence_transformer, documents):
-    """What sentence-transformers makes of the documents."""
+    """The vectors of the documents by sentence-transformers."""
     torch.set_num_threads(usable_cores())
     vectors = sentence_transformer.encode(documents)
     torch.set_num_threads(1)

@@ -72,7 +72,7 @@ def test_a_number_that_makes_no_sense_names_the_setting_and_what_is_allowed(monk
 
 
 @pytest.mark.parametrize(("field", "choices"), [("engine", ("auto", "reference")), ("dtype", ("float32", "bfloat16"))])
-def test_one_of_two(monkeypatch, field, choices):
+def test_a_setting_with_two_choices(monkeypatch, field, choices):
     name = f"EMBEDDING_{field.upper()}"
     assert getattr(Settings.from_env(), field) == choices[0]
     for choice in choices:
@@ -192,7 +192,7 @@ def test_an_origin_that_makes_no_sense(monkeypatch, origin):
 
 
 def test_a_reload_keeps_the_settings_of_the_start(monkeypatch, tmp_path):
-    """Also where the file of keys is just being exchanged."""
+    """Also while the file of keys is being replaced, and so is missing."""
     file = tmp_path / "keys"
     file.write_text("a" * 16)
     monkeypatch.setenv("EMBEDDING_API_KEYS_FILE", str(file))

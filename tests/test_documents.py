@@ -1,4 +1,4 @@
-"""What the documents say is what there is."""
+"""The documents agree with the code."""
 
 import json
 import re
@@ -21,7 +21,7 @@ DASHBOARD = (ROOT / "docs" / "grafana-dashboard.json").read_text()
 
 @pytest.fixture
 def exposed(client):
-    """The names of all metrics, but for the moments of creation, which several processes do not have."""
+    """The names of all metrics, without the times of their creation, which several processes do not have."""
     names = re.findall(r"^# TYPE (\S+)", client.get("/metrics").text, re.MULTILINE)
     return {name for name in names if not name.endswith("_created")}
 
@@ -60,7 +60,7 @@ def test_every_option_of_a_command_is_documented(command):
 
 
 def rows(text):
-    """The rows of all tables of a document: what each has behind its first cell, by that."""
+    """The rows of all tables of a document: the text after the first cell, by the first cell."""
     cells = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     return {name: " | ".join(others) for name, *others in cells}
 

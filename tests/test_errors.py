@@ -49,7 +49,7 @@ def test_an_unexpected_exception_shows_nothing_but_the_request_id(settings, capl
     assert PRIVATE not in caplog.text
 
 
-def test_what_the_server_refuses_is_refused_whatever_was_asked_for(client):
+def test_a_refusal_of_the_server_holds_for_every_request(client):
     for path, method in (("/embed", "POST"), ("/embed", "GET"), ("/nothing", "GET")):
         response = client.open(path, method=method, environ_overrides={"embedding.refusal": overloaded(7)})
         assert_error(response, 503, "overloaded")
@@ -57,7 +57,7 @@ def test_what_the_server_refuses_is_refused_whatever_was_asked_for(client):
         assert "in 7 seconds" in response.json["error"]["message"]
 
 
-def test_a_client_that_has_gone_is_no_error_of_ours(settings, caplog):
+def test_a_client_that_has_gone_is_no_error_of_the_service(settings, caplog):
     encoder = tiny_encoder()
 
     def report():

@@ -7,7 +7,7 @@ PRIVATE = "a private text"
 
 @pytest.fixture
 def lines(caplog):
-    """A function for the lines that requests have left, as records."""
+    """A function that returns the lines of requests, as log records."""
     caplog.set_level(logging.INFO, "embedding_api")
     return lambda: caplog.records
 

@@ -13,7 +13,7 @@ KEY = "0123456789abcdef"
 
 @pytest.fixture
 def figure(client):
-    """A function for what /metrics says under a name, as a number."""
+    """A function that returns the value of a name in /metrics."""
     return lambda name: figures(client.get("/metrics").text).get(name, 0)
 
 
@@ -76,7 +76,7 @@ def test_a_key_is_asked_for_unless_the_metrics_are_open(open_metrics, status):
     assert client.get("/metrics", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
 
 
-def test_what_waits_is_what_the_server_says(client, app, figure):
+def test_waiting_requests_are_those_that_the_server_reports(client, app, figure):
     app.extensions["server"] = SimpleNamespace(stopping=False, waiting=7, backlog=3)
     assert (figure("embedding_requests_waiting"), figure("embedding_backlog_connections")) == (7, 3)
     app.extensions["server"] = SimpleNamespace(stopping=False, waiting=0, backlog=0)

@@ -1,4 +1,4 @@
-"""The service beside other servers of embeddings: `make bench`, an hour and a half on two cores.
+"""The service compared with other servers of embeddings: `make bench`, an hour and a half on two cores.
 
 Each server has an environment of its own under .bench/, the same model, all cores that this process may use, and its
 own defaults. First each is started alone, to measure its start and its memory. Then all of them run, and in each round

@@ -99,7 +99,7 @@ def measure(collection, documents, queries):
 
     Args:
         documents: the documents' vectors, of shape (documents, dimension).
-        queries: the queries', of shape (queries, dimension).
+        queries: the queries' vectors, of shape (queries, dimension).
 
     Returns:
         the three means over the queries, each from 0 to 1, as ir_measures (https://ir-measur.es) computes them with

@@ -23,8 +23,8 @@ STDIN = "-"
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".txt": "text"}
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 
-# A window is sorted by length, computed and written together. If the process is killed, the work on one window is lost:
-# at most a minute of two cores' work for abstracts of 200 tokens.
+# A window is sorted by length, computed and written together. If the process is killed, an unfinished window is lost: a
+# minute of two cores' work for abstracts of 200 tokens.
 WINDOW_ROWS = 1024
 WINDOW_BYTES = 16 * 1024 * 1024
 # A longer line, or field of CSV, means that line ends or quotes are missing.

@@ -17,7 +17,7 @@ def check_format(output):
     """The function that writes an output's format, one of those below.
 
     Raises:
-        BulkError: its ending tells none.
+        BulkError: its ending is that of no format.
     """
     if output.suffix not in _WRITERS:
         raise BulkError(f"{output} has none of the endings that tell the output's format: {', '.join(_WRITERS)}.")
@@ -30,8 +30,8 @@ def write_parquet(file, tables, schemas, metadata):
     Args:
         file: the open output.
         tables: a function that returns the parts' tables, one by one.
-        schemas: of the parts, in their order.
-        metadata: what the file's own metadata say of the vectors.
+        schemas: the parts' schemas, in their order.
+        metadata: a dictionary that is added to the file's metadata.
     """
     schema = _common_schema(tables, schemas, metadata)
     # Vectors get no dictionary, as hardly two are equal, and no compression, as they do not become smaller.

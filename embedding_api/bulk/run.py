@@ -44,7 +44,7 @@ def embed(inputs, output, description, encode, *, strict, echo):
         description: see the function of that name.
         encode: a function of windows and a `Progress` that computes the vectors, such as `pool.encode`.
         strict: whether a row without text ends the run.
-        echo: called with each sentence that people are to read.
+        echo: called with each sentence for the user.
 
     Raises:
         BulkError: something is wrong with the inputs, the parts, the disk or the processes.

@@ -3,6 +3,7 @@
 import os
 import time
 from collections import deque
+from contextlib import suppress
 
 import numpy as np
 from greenlet import getcurrent, greenlet
@@ -125,7 +126,9 @@ class Batcher:
         except Exception as error:
             job.error = error
         if job.batches:
-            self._threads.submit(self._compute_next, task, job)
+            # Without another thread from the operating system, those that run take it from the queue.
+            with suppress(RuntimeError):
+                self._threads.submit(self._compute_next, task, job)
         self._finished.append((task, sum(map(len, texts))))
         os.eventfd_write(self.event, 1)
 

@@ -71,7 +71,7 @@ def _stop(server, sig, frame):
         os._exit(0)
     # Workers that stop for good must answer the backlog as well. At a reload new workers take the backlog over, and in
     # an upgrade, when there is a second master, those of the other master do.
-    if sig == signal.SIGTERM and not (server.reexec_pid or server.master_pid):
+    if sig == signal.SIGTERM and Worker.shared and not (server.reexec_pid or server.master_pid):
         Worker.shared.stop()
     # Signal them now: Gunicorn would first finish a reload that is under way.
     for pid in list(server.WORKERS):
@@ -81,21 +81,22 @@ def _stop(server, sig, frame):
 
 
 def pre_fork(server, worker):
-    taken = {other.slot for other in server.WORKERS.values()}
-    worker.slot = min(set(range(1, len(taken) + 2)) - taken)
+    taken = {other.number for other in server.WORKERS.values()}
+    worker.number = min(set(range(1, len(taken) + 2)) - taken)
 
 
 def child_exit(server, worker):
-    # A worker that was killed could not reset its flag.
-    Worker.shared.set_idle(worker.slot, False)
-    metrics.reset_dead_worker(worker.slot)
+    # A worker that was killed could not reset its flag. Other kinds of workers have none.
+    if Worker.shared:
+        Worker.shared.set_idle(worker.number, False)
+    metrics.reset_dead_worker(worker.number)
 
 
 # In the workers
 
 
 def post_worker_init(worker):
-    metrics.run_in_worker(worker.slot)
+    metrics.run_in_worker(worker.number)
 
 
 def worker_exit(server, worker):

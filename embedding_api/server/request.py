@@ -165,7 +165,11 @@ class Request(HeaderPolicy):
 
     def _check_limits(self):
         if self._head_bytes:
-            if self.received - self._head_bytes - self.body_bytes > CHUNK_BYTES + self.body_bytes // 8:
+            # What follows a complete body is the next request's.
+            if (
+                not self.complete
+                and self.received - self._head_bytes - self.body_bytes > CHUNK_BYTES + self.body_bytes // 8
+            ):
                 raise _malformed("the chunks of the body are too small")
             return
         self._check_target()

@@ -2,15 +2,15 @@
 
 import mmap
 
-# More than anybody runs. Slots beyond share flags, which only makes the spreading of connections less exact.
-_SLOTS = 4096
+# More than anybody runs. Workers beyond share flags, which only makes the spreading of connections less exact.
+_FLAGS = 4096
 
 
 class SharedFlags:
     """Flags in memory that the master makes before it forks, and all workers see."""
 
     def __init__(self):
-        self._flags = mmap.mmap(-1, 1 + _SLOTS)
+        self._flags = mmap.mmap(-1, 1 + _FLAGS)
 
     @property
     def stopping(self):
@@ -21,9 +21,9 @@ class SharedFlags:
         """Tell all workers that the service is about to stop."""
         self._flags[0] = 1
 
-    def set_idle(self, slot, idle):
-        """Set whether the worker of a slot has nothing to do."""
-        self._flags[1 + slot % _SLOTS] = idle
+    def set_idle(self, number, idle):
+        """Set whether the worker of this number has nothing to do."""
+        self._flags[1 + number % _FLAGS] = idle
 
     def any_idle(self):
         """Whether some worker has nothing to do. A worker that asks is not idle."""

@@ -6,6 +6,7 @@ import os
 import resource
 import select
 import time
+from contextlib import contextmanager
 
 from gunicorn.glogging import Logger
 from gunicorn.workers.sync import SyncWorker
@@ -43,13 +44,13 @@ class Worker(SyncWorker):
 
     Attributes:
         settings: the service's `Settings`.
-        slot: its number among the workers that live, from 1. A new worker gets that of a dead one.
+        number: its number among the workers that live, from 1. A new worker gets that of a dead one.
         application, limits: what its connections call.
     """
 
     # Made by the master before the first fork, for all workers.
     shared = None
-    slot = 0
+    number = 0
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -127,9 +128,9 @@ class Worker(SyncWorker):
             # Exceptions are in reference cycles, and their tracebacks refer to texts.
             gc.collect()
             malloc.trim()
-        self.shared.set_idle(self.slot, self._draining_since is None)
+        self.shared.set_idle(self.number, self._draining_since is None)
         events = self._epoll.poll(TICK)
-        self.shared.set_idle(self.slot, False)
+        self.shared.set_idle(self.number, False)
         return events
 
     def _postpone(self):
@@ -152,12 +153,8 @@ class Worker(SyncWorker):
         events = self._ready.pop(descriptor)
         if connection := self._connections.get(descriptor):
             connection.refuse |= refuse
-            try:
+            with self._error_ends(connection):
                 connection.handle(events)
-            except Exception as error:
-                # An error ends this connection alone, and not the worker.
-                self.log.error("Unexpected error: %s", trace(error))
-                connection.close()
         elif descriptor in self._listeners:
             self._accept(*self._listeners[descriptor])
         elif descriptor == self._batcher.event:
@@ -209,7 +206,17 @@ class Worker(SyncWorker):
         # Look for connections whose wake-up went to a worker that has died since.
         self._ready.update(dict.fromkeys(self._listeners, select.EPOLLIN))
         for connection in [other for other in self._connections.values() if self._deadline(other) < now]:
-            connection.expire()
+            with self._error_ends(connection):
+                connection.expire()
+
+    @contextmanager
+    def _error_ends(self, connection):
+        """Have an unexpected error end this connection alone, and not the worker."""
+        try:
+            yield
+        except Exception as error:
+            self.log.error("Unexpected error: %s", trace(error))
+            connection.close()
 
     # Called by connections and requests
 

@@ -29,7 +29,7 @@ def embed(client):
 
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
-def test_each_key_opens(embed, scheme, key):
+def test_each_key_is_accepted(embed, scheme, key):
     assert embed(f"{scheme} {key}").status_code == 200
 
 
@@ -43,7 +43,7 @@ def test_without_a_key_the_message_says_how_to_send_one(embed, sent):
 
 
 @pytest.mark.parametrize("key", [KEYS[0][:-1], KEYS[0] + "s", " ".join(KEYS), ",".join(KEYS), "ä", "x" * 5000])
-def test_a_wrong_key(embed, key):
+def test_a_wrong_key_is_refused(embed, key):
     reply = embed(f"Bearer {key}")
     assert reply.status_code == 401
     assert reply.json["error"]["code"] == "invalid_api_key"
@@ -51,7 +51,7 @@ def test_a_wrong_key(embed, key):
     assert key not in reply.text
 
 
-def test_a_body_is_not_looked_at_without_a_key(client):
+def test_a_body_is_not_read_without_a_key(client):
     assert client.post("/embed", data=b"{", content_type="text/plain").status_code == 401
 
 
@@ -65,17 +65,17 @@ def test_probes_and_pages_need_no_key(client, path):
 
 
 @pytest.mark.parametrize("path", ["/info", "/metrics", "/v1/models", "/v1/models/tiny"])
-def test_what_else_can_be_read_needs_a_key(client, path):
+def test_information_about_the_service_needs_a_key(client, path):
     assert client.get(path).status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/embed", "/v1/embeddings", "/similarity", "/tokenize"])
-def test_what_is_computed_needs_a_key(client, path):
+def test_endpoints_that_compute_need_a_key(client, path):
     assert client.post(path, json={"texts": "a"}).status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/static/x/nothing.js", "/docs/x/nothing.js", "/v1//models"])
-def test_what_is_not_there_needs_none(client, path):
+def test_an_unknown_path_needs_no_key(client, path):
     assert client.get(path).status_code == 404
 
 
@@ -100,7 +100,7 @@ def test_a_page_sees_errors_too(embed):
     assert embed(Origin=PAGE).headers["Access-Control-Allow-Origin"] == PAGE
 
 
-def test_a_page_may_ask_first(client):
+def test_a_preflight_request_is_answered(client):
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization, content-type"}
     reply = client.options("/embed", headers={"Origin": PAGE} | asked)
     assert reply.status_code == 200
@@ -111,10 +111,10 @@ def test_a_page_may_ask_first(client):
 @pytest.mark.parametrize(
     "origin", ["https://other.example.com", PAGE + ".evil.example", PAGE + ":8443", "http://1:81", "null"]
 )
-def test_pages_of_other_origins_may_not(embed, origin):
+def test_pages_of_other_origins_may_not_call(embed, origin):
     assert "Access-Control-Allow-Origin" not in embed(f"Bearer {KEYS[0]}", Origin=origin).headers
 
 
-def test_without_origins_no_page_may(settings):
+def test_without_origins_no_page_may_call(settings):
     client = create_app(replace(settings, cors_origins=()), tiny_encoder()).test_client()
     assert "Access-Control-Allow-Origin" not in client.get("/health", headers={"Origin": PAGE}).headers

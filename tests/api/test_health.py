@@ -8,7 +8,7 @@ def test_health_names_the_model(client):
     assert client.get("/health").json == health
 
 
-def test_info_has_what_a_client_must_know(client):
+def test_info_has_the_models_properties_and_the_limits(client):
     info = client.get("/info").json
     assert (info["model"], info["dimension"], info["max_length"], info["query_prompt"]) == ("tiny", 8, 16, "q: ")
     limits = {"texts": 10, "tokens": 100, "body_bytes": 10_000, "waiting": 128, "client_timeout": 10}

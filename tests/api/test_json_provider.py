@@ -24,7 +24,7 @@ def test_an_answer_in_blocks_has_the_same_bytes(client, monkeypatch, beats, path
     before = len(beats)
     monkeypatch.setattr(json_provider, "BLOCK_ROWS", block_rows)
     assert client.post(path, json=fields).data == at_once.data
-    # One between two blocks, beside those that there are in any case.
+    # One heartbeat between two blocks, beside those of a request with a single block.
     assert len(beats) - 2 * before >= (len(TEXTS) - 1) // block_rows
 
 

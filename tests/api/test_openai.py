@@ -103,7 +103,7 @@ def test_contradictions_are_told(client, fields, param):
     assert "contradict" in response.json["error"]["message"]
 
 
-def test_what_others_may_leave_empty_is_as_if_left_out(client):
+def test_optional_fields_that_are_null_count_as_left_out(client):
     names = ["model", "encoding_format", "dimensions", "user", "input_type", "truncate", "task", "prompt_name"]
     optional = dict.fromkeys([*names, "truncation", "output_dtype", "output_dimension"])
     assert vectors(embeddings(client, "abc", **optional)) == embed(client, "abc")
@@ -111,12 +111,12 @@ def test_what_others_may_leave_empty_is_as_if_left_out(client):
 
 
 @pytest.mark.parametrize("dimensions", [8, 8.0])
-def test_the_dimensions_that_it_has(client, dimensions):
+def test_the_models_own_dimensions_are_accepted(client, dimensions):
     assert embeddings(client, "abc", dimensions=dimensions, user="me").status_code == 200
 
 
 @pytest.mark.parametrize("dimensions", [4, 0, -1, 1024, 8.5, "8", True, [8]])
-def test_other_dimensions(client, dimensions):
+def test_other_dimensions_are_refused(client, dimensions):
     response = embeddings(client, "abc", dimensions=dimensions)
     assert_error(response, 400, "invalid_fields")
     assert response.json["error"]["param"] == "dimensions"
@@ -124,7 +124,7 @@ def test_other_dimensions(client, dimensions):
 
 
 @pytest.mark.parametrize("ids", [[1, 2], [[1, 2], [3]], [101], [[], [1]], [1] * 2000, [[1] * 1000] * 2])
-def test_token_ids_are_refused_with_the_way_out(client, ids):
+def test_token_ids_are_refused_with_advice(client, ids):
     response = embeddings(client, ids)
     assert_error(response, 400, "token_ids")
     assert response.json["error"]["param"] == "input"
@@ -132,7 +132,7 @@ def test_token_ids_are_refused_with_the_way_out(client, ids):
 
 
 @pytest.mark.parametrize("wrong", [[], "", " ", None, 5, {}, [""], ["a", 5], [["a"]], [[]], [None], [True], [1.5]])
-def test_wrong_input(client, wrong):
+def test_wrong_input_is_refused(client, wrong):
     response = embeddings(client, wrong)
     assert_error(response, 400, "invalid_fields")
     assert response.json["error"]["param"].startswith("input")
@@ -161,7 +161,7 @@ def test_wrong_fields_are_named(client, fields):
     assert response.json["error"]["param"] == next(iter(fields))
 
 
-def test_a_body_that_is_empty_or_no_object_is_told_of_its_own_fields(client):
+def test_an_error_for_a_body_that_is_empty_or_no_object_names_the_fields_of_openai(client):
     for body in (b"", b"[]"):
         response = client.post("/v1/embeddings", data=body, content_type="application/json")
         assert '"input":' in response.json["error"]["message"]

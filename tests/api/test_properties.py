@@ -30,7 +30,7 @@ def check(response):
 @anything
 @given(json_values | almost_requests)
 def test_any_json(client, value):
-    # As Python writes it, with its NaN and Infinity.
+    # As Python writes it, with NaN and Infinity.
     check(client.post("/embed", data=json.dumps(value), content_type="application/json"))
 
 

@@ -40,7 +40,7 @@ def error_of(response):
         json.dumps({"texts": "a"}).encode("utf-16"),
     ],
 )
-def test_what_is_not_json_in_utf8(client, body):
+def test_a_body_that_is_not_json_in_utf8_is_refused(client, body):
     assert error_of(post(client, body)) == (400, "invalid_json")
 
 
@@ -85,7 +85,7 @@ def test_duplicate_keys_are_named(client, body):
 @pytest.mark.parametrize(
     "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"]
 )
-def test_other_content_types_are_told_the_right_one(client, content_type):
+def test_an_error_for_another_content_type_names_the_right_one(client, content_type):
     response = post(client, b'{"texts": "a"}', content_type)
     assert error_of(response) == (415, "unsupported_media_type")
     assert "'Content-Type: application/json'" in response.json["error"]["message"]
@@ -158,7 +158,7 @@ def test_unknown_fields_get_the_nearest_known_one(client, field, advice):
 
 
 @pytest.mark.parametrize("value", ["[]", "{}", "1.5", '"a"', "[[[[[[]]]]]]"])
-def test_thousands_of_values_are_refused_before_they_are_made(client, monkeypatch, value):
+def test_thousands_of_values_are_refused_before_they_are_parsed(client, monkeypatch, value):
     body = f'{{"texts": [{",".join([value] * 1100)}]}}'
     client.application.extensions["settings"] = Settings(max_texts=10)
     monkeypatch.setattr(orjson, "loads", None)
@@ -169,7 +169,7 @@ def test_thousands_of_values_are_refused_before_they_are_made(client, monkeypatc
 
 
 @pytest.mark.parametrize("text", [",[{" * 2000, "\\" * 4000, '\\"' * 2000, '"' * 4000, '\\"\\\\' * 800])
-def test_what_is_in_a_string_is_not_a_value(client, text):
+def test_characters_in_a_string_do_not_count_as_values(client, text):
     assert client.post("/embed", json={"texts": text}).status_code == 200
 
 
@@ -188,7 +188,7 @@ class Pairs(list):
     """The keys and values of a JSON object, of which some may be equal."""
 
 
-# With what makes a search for the ends of strings go wrong.
+# With characters that may mislead a search for the ends of strings.
 STRINGS = st.text(st.sampled_from('"\\\\:,{[]}ab\u00e9\U0001f600 '), max_size=12)
 VALUES = st.recursive(
     STRINGS | st.integers(0, 9), lambda inner: st.lists(inner) | st.lists(st.tuples(STRINGS, inner)).map(Pairs)
@@ -242,7 +242,7 @@ def test_heartbeats_come_between_slices_and_not_for_small_bodies(client, beats):
     assert len(beats) >= 21
 
 
-def test_what_a_heartbeat_raises_ends_the_work(client, monkeypatch):
+def test_an_error_of_the_heartbeat_ends_the_work(client, monkeypatch):
     def gone():
         raise ClientGone
 

@@ -31,7 +31,7 @@ def test_what_the_model_has_no_token_for_is_counted(client):
 
 
 @pytest.mark.parametrize(("letters", "truncated"), [(14, False), (15, True), (40, True)])
-def test_what_the_model_does_not_read_is_counted(client, letters, truncated):
+def test_tokens_that_the_model_does_not_read_are_counted(client, letters, truncated):
     [tokens] = tokenize(client, "a" * letters).json["tokens"]
     assert tokens["count"] == letters + 2
     assert len(tokens["ids"]) == min(letters + 2, 16)

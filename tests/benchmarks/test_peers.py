@@ -1,4 +1,4 @@
-"""The report of the benchmark against other servers: who gets no figures, and why."""
+"""The report of the benchmark against other servers: which servers get no figures, and why."""
 
 from itertools import chain
 

@@ -27,7 +27,7 @@ def window():
 
 @pytest.fixture
 def result(window):
-    """A function that makes a window and vectors for it, as an engine gives them."""
+    """A function that makes a window, its vectors and its `WindowStats`, as `pool.encode` yields them."""
 
     def result(texts, index=0, **columns):
         vectors = np.array([[np.nan] * 2 if text is None else [len(text), index] for text in texts], dtype=np.float32)

@@ -40,7 +40,7 @@ def test_vectors_keep_their_dtype(checkpoint, result, dtype):
     assert checkpoint.schemas()[0].field(EMBEDDING).type == pa.list_(pa.from_numpy_dtype(dtype), 2)
 
 
-def test_a_run_goes_on_with_what_is_done(output, result):
+def test_a_run_resumes_with_the_finished_windows(output, result):
     first, second = result(["a"]), result(["b"], index=1)
     with Checkpoint(output, RUN) as checkpoint:
         checkpoint.write(*first)
@@ -106,7 +106,7 @@ def test_a_file_that_could_not_be_written_leaves_the_old_one(output, checkpoint)
 @pytest.mark.parametrize(
     ("name", "message"), [("there.npy", "is there already"), ("missing/out.npy", "in a directory that exists")]
 )
-def test_an_output_that_cannot_be_is_refused_at_once(tmp_path, name, message):
+def test_an_output_that_cannot_be_written_is_refused_at_once(tmp_path, name, message):
     (tmp_path / "there.npy").touch()
     with pytest.raises(BulkError, match=message):
         check_output(tmp_path / name)
@@ -137,20 +137,20 @@ def test_a_folder_that_is_not_of_a_run_is_left_alone(output):
     assert thesis.exists()
 
 
-def test_what_others_have_put_into_the_folder_stays(output, checkpoint):
+def test_files_of_others_in_the_folder_stay(output, checkpoint):
     (parts_folder(output) / "thesis").touch()
     checkpoint.remove()
     assert os.listdir(parts_folder(output)) == ["thesis"]
 
 
-def test_a_damaged_note_is_told(output):
+def test_a_damaged_run_file_is_reported(output):
     parts_folder(output).mkdir()
     (parts_folder(output) / "run.json").touch()
     with pytest.raises(BulkError, match=r"run\.json is damaged"), Checkpoint(output, RUN):
         pass
 
 
-def test_a_folder_that_cannot_be_made_is_told(output):
+def test_a_folder_that_cannot_be_made_is_reported(output):
     parts_folder(output).touch()
     with pytest.raises(BulkError, match="cannot be written"), Checkpoint(output, RUN):
         pass

@@ -72,7 +72,7 @@ def test_measures():
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq9\td1\t1\n", "no queries with judgements"),
     ],
 )
-def test_a_folder_that_is_no_collection_is_told(beir, name, content, message):
+def test_a_folder_that_is_no_collection_is_reported(beir, name, content, message):
     if content is None:
         (beir / name).unlink()
     else:

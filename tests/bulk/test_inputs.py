@@ -48,7 +48,7 @@ def test_values_without_a_common_type_are_kept_as_json(write):
 
 
 @pytest.mark.parametrize("value", [None, "", " \n", 5, ["a"], {"a": "b"}, True])
-def test_what_is_no_text_is_none(write, value):
+def test_values_that_are_no_text_become_none(write, value):
     [window] = read(write("a.jsonl", json.dumps({"text": "a"}) + "\n" + json.dumps({"text": value})))
     assert window.texts == ["a", None]
     assert window.without_text == ["a.jsonl row 2"]
@@ -141,7 +141,7 @@ def test_another_working_directory_does_not_matter(write, monkeypatch):
         ("a.bin", b"secret", "a.bin has no ending that tells its format"),
     ],
 )
-def test_what_cannot_be_read_is_told_in_one_sentence_without_a_text(write, name, content, message):
+def test_an_unreadable_file_is_reported_in_one_sentence_without_a_text(write, name, content, message):
     with pytest.raises(BulkError) as error:
         read(write(name, content))
     assert str(error.value).startswith(message)
@@ -149,7 +149,7 @@ def test_what_cannot_be_read_is_told_in_one_sentence_without_a_text(write, name,
     assert "secret" not in str(error.value)
 
 
-def test_damage_in_a_parquet_file_is_told(write):
+def test_damage_in_a_parquet_file_is_reported(write):
     pa.parquet.write_table(pa.table({"text": ["a" * 1000]}), "a.parquet", compression="none", write_page_checksum=True)
     with open("a.parquet", "r+b") as file:
         file.seek(500)
@@ -158,7 +158,7 @@ def test_damage_in_a_parquet_file_is_told(write):
         read("a.parquet")
 
 
-def test_columns_of_one_name_are_told(write):
+def test_columns_of_one_name_are_reported(write):
     table = pa.Table.from_arrays([pa.array(["a"])] * 2, names=["text", "text"])
     pa.parquet.write_table(table, "a.parquet")
     with pytest.raises(BulkError, match="names a column twice"):
@@ -180,19 +180,19 @@ def test_deep_values_are_kept_as_json(write):
     assert json.loads(window.table.column("deep")[0].as_py()) == value
 
 
-def test_a_closed_standard_input_is_told(monkeypatch):
+def test_a_closed_standard_input_is_reported(monkeypatch):
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(BulkError, match="closed"):
         Inputs(["-"], format="text")
 
 
-def test_a_column_that_is_no_text_is_told(write):
+def test_a_column_that_is_no_text_is_reported(write):
     pa.parquet.write_table(pa.table({"n": [1]}), "a.parquet")
     with pytest.raises(BulkError, match="has no text in column 'n', but int64"):
         read("a.parquet", column="n")
 
 
-def test_a_line_without_end_is_told(write, monkeypatch):
+def test_a_line_without_end_is_reported(write, monkeypatch):
     monkeypatch.setattr(inputs, "MOST_LINE_BYTES", 1 << 20)
     for name, content in ("a.txt", b"a" * (1 << 21)), ("b.csv", b'text\n"' + b"a\n" * (1 << 20)):
         with pytest.raises(BulkError, match=r"has a line of more than 1 MB, line 1|field larger than field limit"):
@@ -208,7 +208,7 @@ def test_a_line_without_end_is_told(write, monkeypatch):
         (["-"], "--format"),
     ],
 )
-def test_what_is_not_there_is_told_at_once(write, patterns, message):
+def test_a_missing_input_is_reported_at_once(write, patterns, message):
     with pytest.raises(BulkError, match=message):
         Inputs(patterns)
 

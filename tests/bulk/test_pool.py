@@ -69,7 +69,7 @@ def test_windows_before_a_failing_one_are_done(window, progress):
 
 
 class InterruptingEngine(TinyEngine):
-    """Each text is a micro-batch; somebody presses Ctrl-C during one of more than ten letters."""
+    """Each text is a micro-batch. Ctrl-C is pressed while one of more than ten letters is computed."""
 
     micro_batch_tokens = 1
     begun = 0

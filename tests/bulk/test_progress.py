@@ -9,7 +9,7 @@ from embedding_api.bulk.progress import Progress
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The seconds that have passed, to be set."""
+    """A clock in place of the real one; a test sets its `seconds`."""
 
     class Clock:
         seconds = 0.0
@@ -18,7 +18,7 @@ def clock(monkeypatch):
     return Clock
 
 
-def test_elsewhere_than_on_a_terminal_there_is_a_line_now_and_then(clock, window, capsys):
+def test_without_a_terminal_there_is_a_line_every_ten_seconds(clock, window, capsys):
     progress = Progress()
     progress.read(window(["a"] * 100, fraction=0.25), 1000)
     for second in range(1, 21):
@@ -30,7 +30,7 @@ def test_elsewhere_than_on_a_terminal_there_is_a_line_now_and_then(clock, window
     assert progress.summary() == "40 texts embedded in 00:20, 2.0 texts/s, 20 tokens/s"
 
 
-def test_of_an_input_of_unknown_size_no_share_is_told(clock, window, capsys):
+def test_an_input_of_unknown_size_has_no_share(clock, window, capsys):
     progress = Progress()
     progress.read(window(["a"], fraction=None), 10)
     clock.seconds = 10
@@ -38,7 +38,7 @@ def test_of_an_input_of_unknown_size_no_share_is_told(clock, window, capsys):
     assert capsys.readouterr().err == "1 texts, 0.1 texts/s, 1 tokens/s\n"
 
 
-def test_what_was_done_before_counts_for_the_share_but_not_for_the_speed(clock, window, capsys):
+def test_windows_finished_before_count_for_the_share_but_not_for_the_speed(clock, window, capsys):
     progress = Progress()
     progress.skip(window(["a"] * 50, fraction=0.5), WindowStats(rows=50, tokens=500))
     progress.read(window(["a"] * 50, fraction=1), 500)

@@ -27,7 +27,7 @@ def nodes():
     logging.getLogger("ray").handlers.clear()
 
 
-def test_a_node_that_dies_costs_no_row_and_doubles_none(nodes, encoder, model, documents, tmp_path):
+def test_no_row_is_lost_or_doubled_when_a_node_dies(nodes, encoder, model, documents, tmp_path):
     other = nodes.add_node(num_cpus=1)
     output = tmp_path / "out.parquet"
     documents = [document[:300] for document in documents[:72]]
@@ -62,14 +62,14 @@ def test_a_node_that_dies_costs_no_row_and_doubles_none(nodes, encoder, model, d
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "nonsense"])
-def test_a_cluster_that_is_not_there_is_told(tmp_path, address):
+def test_a_missing_cluster_is_reported(tmp_path, address):
     options = {"settings": Settings(), "workers": None, "inputs": None, "output": tmp_path / "out.npy", **HOW}
     with pytest.raises(BulkError, match=f"There is no Ray cluster at {address}"):
         next(ray_cluster.encode([], None, address=address, dimension=1, **options))
 
 
 @pytest.mark.parametrize("change", ["other", "more", "fewer"])
-def test_an_input_that_changes_between_the_two_readings_is_told(window, progress, change):
+def test_an_input_that_changes_between_the_two_readings_is_reported(window, progress, change):
     first, second = window(["a"]), window(["b"], index=1)
     read_here = {"other": [window(["x"])], "more": [first, second], "fewer": []}[change]
     [piece] = [table.to_pylist()[0] for table in ray_cluster._pieces(first)]
@@ -78,7 +78,7 @@ def test_an_input_that_changes_between_the_two_readings_is_told(window, progress
         list(ray_cluster._windows(read_here, [piece], progress, 2))
 
 
-def test_what_fails_on_the_cluster_is_told(tmp_path, progress):
+def test_an_error_on_the_cluster_is_reported(tmp_path, progress):
     (tmp_path / "a.txt").write_text("text")
     inputs = Inputs([f"{tmp_path}/a.txt"])
     options = {"settings": Settings(model="/missing"), "workers": 1, "output": tmp_path / "out.npy", **HOW}

@@ -29,7 +29,7 @@ def corpus(tmp_path):
 
 @pytest.fixture
 def embed(corpus, tmp_path):
-    """A function that runs it with the small encoder; returns what it has said."""
+    """A function that embeds the corpus with the small encoder; returns the lines that it has printed."""
 
     def embed(output="out.parquet", encoder=None, strict=False, dtype="float32", **options):
         said = []
@@ -70,7 +70,7 @@ def test_every_row_is_in_the_output(embed, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["parquet", "npy", "jsonl"])
-def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same(embed, tmp_path, ending):
+def test_a_stopped_run_resumes_and_writes_the_same_output(embed, tmp_path, ending):
     with pytest.raises(InterruptedError):
         embed(f"two.{ending}", tiny_encoder(StoppingEngine()))
     assert not (tmp_path / f"two.{ending}").exists()
@@ -90,14 +90,14 @@ def test_the_output_says_what_its_vectors_are(embed, tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"normalize": False}, {"is_query": True}, {"dtype": "float16"}])
-def test_a_run_does_not_go_on_with_other_options(embed, change):
+def test_a_run_does_not_resume_with_other_options(embed, change):
     with pytest.raises(InterruptedError):
         embed(encoder=tiny_encoder(StoppingEngine()))
     with pytest.raises(BulkError, match=r"out\.parquet\.parts was begun with"):
         embed(**change)
 
 
-def test_a_run_does_not_go_on_with_another_input(embed, corpus):
+def test_a_run_does_not_resume_with_another_input(embed, corpus):
     with pytest.raises(InterruptedError):
         embed(encoder=tiny_encoder(StoppingEngine()))
     whole = corpus.read_text()
@@ -118,7 +118,7 @@ def test_a_strict_run_ends_at_the_first_row_without_text(embed, corpus):
     assert len(embed(strict=True)) == 1
 
 
-def test_damage_leaves_what_was_done_before(embed, corpus, tmp_path):
+def test_a_damaged_input_leaves_the_finished_windows(embed, corpus, tmp_path):
     whole = corpus.read_text()
     corpus.write_text(whole.replace('{"id": 22,', '{"id": 22'))
     with pytest.raises(BulkError, match="line 22"):
@@ -128,14 +128,14 @@ def test_damage_leaves_what_was_done_before(embed, corpus, tmp_path):
     assert "8 texts embedded" in embed()[0]
 
 
-def test_an_input_without_rows_is_told(embed, corpus, tmp_path):
+def test_an_input_without_rows_is_reported(embed, corpus, tmp_path):
     corpus.write_text("\n")
     with pytest.raises(BulkError, match="no rows"):
         embed()
     assert not parts_folder(tmp_path / "out.parquet").exists()
 
 
-def test_an_input_that_is_empty_for_once_does_not_cost_what_was_done(embed, corpus):
+def test_an_input_that_is_empty_once_leaves_the_finished_windows(embed, corpus):
     with pytest.raises(InterruptedError):
         embed(encoder=tiny_encoder(StoppingEngine()))
     whole = corpus.read_text()
@@ -152,7 +152,7 @@ def test_a_column_of_the_outputs_name_is_refused(embed, corpus):
         embed()
 
 
-def test_what_the_output_cannot_hold_is_told_and_can_be_had_otherwise(embed, tmp_path, monkeypatch):
+def test_a_column_that_the_output_cannot_hold_is_reported_and_npy_can_be_made_instead(embed, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(outputs, "to_json", lambda *_: int("no JSON"))
         with pytest.raises(BulkError, match=r"out\.jsonl cannot hold a column of the input") as error:
@@ -162,7 +162,7 @@ def test_what_the_output_cannot_hold_is_told_and_can_be_had_otherwise(embed, tmp
     assert "0 texts embedded" in embed("out.npy")[0]
 
 
-def test_texts_without_their_end_are_told(embed, corpus):
+def test_truncated_texts_are_reported(embed, corpus):
     corpus.write_text('{"text": "a text of more than sixteen letters"}')
     assert embed()[1] == "Texts longer than the model reads, embedded without their end: 1."
 

@@ -1,4 +1,4 @@
-"""The compose file follows its schema, and what it names is there."""
+"""The compose file follows its schema, and the files that it names exist."""
 
 import re
 import subprocess
@@ -23,7 +23,7 @@ def test_it_follows_the_schema():
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_what_it_mounts_is_there(services):
+def test_all_mounted_files_exist(services):
     mounted = [volume.split(":")[0] for service in services.values() for volume in service.get("volumes", [])]
     files = [COMPOSE.parent / name for name in mounted if name.startswith("./")]
     assert len(files) == 4
@@ -32,7 +32,7 @@ def test_what_it_mounts_is_there(services):
 
 
 @pytest.mark.parametrize("name", ["embedding", "nginx"])
-def test_what_the_service_has_accepted_is_waited_for(services, name):
+def test_a_stop_waits_for_accepted_requests(services, name):
     graceful = int(re.search(r"^graceful_timeout = (\d+)", (ROOT / "gunicorn.conf.py").read_text(), re.MULTILINE)[1])
     assert int(services[name]["stop_grace_period"].removesuffix("s")) > graceful
 

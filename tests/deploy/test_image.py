@@ -1,4 +1,4 @@
-"""What the image is made of is there, and always the same."""
+"""The files of the image exist, and all of its packages are pinned."""
 
 import importlib.metadata
 import re
@@ -16,7 +16,7 @@ PINS = {
 }
 
 
-def test_what_it_copies_is_there_and_not_ignored():
+def test_all_copied_files_exist_and_are_not_ignored():
     allowed = re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
     copied = [
         name for line in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE) for name in line.split()
@@ -25,7 +25,7 @@ def test_what_it_copies_is_there_and_not_ignored():
     assert all((ROOT / name).exists() for name in copied)
 
 
-def test_every_package_that_the_requirements_bring_along_is_pinned():
+def test_every_package_that_the_requirements_need_is_pinned():
     todo, seen = set(PINS), {}
     while todo:
         name = todo.pop()

@@ -1,4 +1,4 @@
-"""What kustomize makes of the manifests is valid, and fits the image and the service."""
+"""The manifests, as kustomize puts them together, are valid, and fit the image and the service."""
 
 import re
 import subprocess
@@ -72,12 +72,12 @@ def test_it_fits_the_image(pod, container):
     assert set(model) <= {re.search(r"EMBEDDING_MODEL=(\S+)", DOCKERFILE)[1]}
 
 
-def test_it_waits_for_what_the_service_has_accepted(pod, container):
+def test_a_stop_waits_for_accepted_requests(pod, container):
     service = int(re.search(r"^graceful_timeout = (\d+)", (ROOT / "gunicorn.conf.py").read_text(), re.MULTILINE)[1])
     before = container["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pod["spec"]["terminationGracePeriodSeconds"] > before + service
 
 
-def test_what_is_mounted_is_a_volume(pod, container):
+def test_every_mount_has_a_volume(pod, container):
     mounts = {mount["name"] for mount in container.get("volumeMounts", [])}
     assert mounts == {volume["name"] for volume in pod["spec"].get("volumes", [])}

@@ -1,4 +1,4 @@
-"""systemd takes the unit, and the unit fits the service."""
+"""systemd accepts the unit, and the unit fits the service."""
 
 import configparser
 import re
@@ -14,7 +14,7 @@ UNIT = ROOT / "deploy" / "systemd" / "embedding-api.service"
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-def test_systemd_has_nothing_to_say_of_it(tmp_path):
+def test_systemd_finds_no_fault_in_the_unit(tmp_path):
     # The program must exist.
     unit = UNIT.read_text().replace("/opt/embedding-api/.venv/bin/gunicorn", sys.executable)
     (tmp_path / UNIT.name).write_text(unit)
@@ -23,7 +23,7 @@ def test_systemd_has_nothing_to_say_of_it(tmp_path):
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_it_waits_for_what_the_service_has_accepted():
+def test_a_stop_waits_for_accepted_requests():
     unit = configparser.ConfigParser(strict=False)
     unit.optionxform = str
     unit.read_string(UNIT.read_text())

@@ -13,7 +13,7 @@ class Gone(Exception):
 
 @pytest.fixture
 def make():
-    """A function that makes a pool, which ends with the test."""
+    """A function that makes a pool. The pool ends with the test."""
     pools = []
 
     def make(*arguments, **options):
@@ -37,7 +37,7 @@ def test_there_is_no_thread_before_there_is_work(make):
     assert threading.active_count() == before + 1
 
 
-def test_a_forked_process_can_use_what_its_parent_has_made(make):
+def test_a_forked_process_can_use_its_parents_pool(make):
     threads = make(2)
     child = os.fork()
     if not child:
@@ -82,7 +82,7 @@ def test_the_heartbeat_comes_after_each_batch(make):
     assert len(beats) >= 5
 
 
-def test_what_the_heartbeat_raises_cancels_the_rest_and_waits_for_nobody(make, monkeypatch):
+def test_an_error_of_the_heartbeat_cancels_the_rest_without_waiting(make, monkeypatch):
     monkeypatch.setattr(compute_threads, "HEARTBEAT_SECONDS", 0.01)
     begun, end = [], threading.Event()
 
@@ -102,7 +102,7 @@ def test_what_the_heartbeat_raises_cancels_the_rest_and_waits_for_nobody(make, m
     assert begun == [0]
 
 
-def test_what_a_batch_raises_is_raised_and_cancels_the_rest(make):
+def test_an_error_of_a_batch_is_raised_and_cancels_the_rest(make):
     begun, caught = [], threading.Event()
 
     def compute(batch):

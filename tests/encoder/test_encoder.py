@@ -65,7 +65,7 @@ def test_micro_batches_hold_every_text_once_and_stay_in_their_budget(pads):
         ([], 2, []),
     ],
 )
-def test_threads_get_equal_shares_that_are_worth_their_while(lengths, threads, shares):
+def test_threads_get_equal_shares_of_enough_tokens(lengths, threads, shares):
     batches = tiny_encoder().micro_batches([[5] * length for length in lengths], threads)
     assert [sum(lengths[index] for index in batch) for batch in batches] == shares
 
@@ -99,7 +99,7 @@ def test_vectors_do_not_depend_on_the_number_of_threads(pads):
         np.testing.assert_array_equal(encoder.encode(texts), alone)
 
 
-def test_what_a_forward_pass_raises_is_raised():
+def test_an_error_of_a_forward_pass_is_raised():
     class Failing(TinyEngine):
         def forward(self, batch):
             if len(batch[0]) == 5:
@@ -125,7 +125,7 @@ def test_a_worker_may_compute_for_several_callers_at_once():
     assert asked == [[[2, 4, 3], [2, 5, 3], [2, 4, 3]]]
 
 
-def test_it_reports_before_it_computes_and_after_each_micro_batch():
+def test_the_heartbeat_comes_before_computing_and_after_each_micro_batch():
     encoder, beats = tiny_encoder(), []
     encoder.run_in_worker(heartbeat=lambda: beats.append("beat"))
     encoder.encode([[2, 4, 3]])
@@ -135,7 +135,7 @@ def test_it_reports_before_it_computes_and_after_each_micro_batch():
 
 
 @pytest.mark.parametrize("texts", [[[2, 4, 3]], [[n] * 1024 for n in range(3)]])
-def test_a_report_may_end_the_work(texts):
+def test_an_error_of_the_heartbeat_ends_the_work(texts):
     class Gone(Exception):
         pass
 
@@ -154,7 +154,7 @@ def test_the_encoder_itself_does_not_need_torch():
 
 
 @pytest.mark.parametrize("damage", [0.5, np.nan])
-def test_it_is_sane_as_long_as_a_known_text_gets_the_same_vector(monkeypatch, damage):
+def test_the_self_test_passes_as_long_as_a_known_text_gets_the_same_vector(monkeypatch, damage):
     class Ageing(TinyEngine):
         damage = 0.0
 
@@ -178,7 +178,7 @@ def test_it_is_sane_as_long_as_a_known_text_gets_the_same_vector(monkeypatch, da
     assert beats == []
 
 
-def test_it_reports_while_it_tokenizes():
+def test_the_heartbeat_comes_while_tokenizing():
     encoder, beats = tiny_encoder(), []
     encoder.run_in_worker(heartbeat=lambda: beats.append("beat"))
     beats.clear()

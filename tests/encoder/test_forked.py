@@ -9,7 +9,7 @@ from embedding_api.encoder.forked import run_forked
 from embedding_api.errors import ConfigError
 
 
-def test_what_is_returned_comes_back_and_what_is_imported_does_not():
+def test_the_result_comes_back_and_imports_do_not():
     def work(number):
         import this  # noqa: F401 - prints a poem, and is imported nowhere else
 
@@ -34,6 +34,6 @@ def test_a_configuration_error_is_raised_here():
 @pytest.mark.parametrize(
     ("end", "code"), [(lambda: os.kill(os.getpid(), signal.SIGKILL), -9), (lambda: os._exit(3), 3), (lambda: 1 / 0, 1)]
 )
-def test_a_child_that_dies_is_told(end, code):
+def test_a_child_that_dies_is_reported(end, code):
     with pytest.raises(ChildProcessError, match=f"exit code {code}$"):
         run_forked(end)

@@ -18,7 +18,7 @@ from tests.support.server import ROOT
 
 
 def run(script, environment):
-    """What a script that has ended well has written to its output and its log."""
+    """Run a script, which must succeed; returns what it has written to its output and its log."""
     command = [sys.executable, "-c", script]
     result = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=True)
     return result.stdout, result.stderr
@@ -26,7 +26,7 @@ def run(script, environment):
 
 @pytest.fixture
 def is_reference(sentence_transformer):
-    """A function that finds an encoder to be the reference."""
+    """A function that checks that an encoder is the reference."""
 
     def check(encoder):
         assert encoder.engine == "reference"
@@ -37,7 +37,7 @@ def is_reference(sentence_transformer):
     return check
 
 
-def test_neither_pytorch_nor_what_reads_the_model_is_in_the_service(model):
+def test_the_service_imports_neither_pytorch_nor_what_reads_the_model(model):
     script = """if True:
         import sys
         import wsgi
@@ -49,7 +49,7 @@ def test_neither_pytorch_nor_what_reads_the_model_is_in_the_service(model):
     assert modules.isdisjoint({"torch", "sentence_transformers", "transformers", "sympy", "sklearn", "scipy"})
 
 
-def test_what_is_logged_while_the_model_is_read_has_the_form_of_the_log(model):
+def test_lines_logged_while_the_model_is_read_have_the_form_of_the_log(model):
     script = """if True:
         import logging.config
         from gunicorn.glogging import CONFIG_DEFAULTS
@@ -71,7 +71,7 @@ def test_what_is_logged_while_the_model_is_read_has_the_form_of_the_log(model):
     assert re.fullmatch(r"[-\d]+ [:,\d]+ \[\d+\] \[WARNING\] \[-\] the library's word", line)
 
 
-def test_a_reader_that_is_killed_is_told_in_one_sentence(monkeypatch, model):
+def test_a_killed_reader_is_reported_in_one_sentence(monkeypatch, model):
     monkeypatch.setattr(read_model, "read", lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(ConfigError, match=r"the process that reads it has died \(exit code -9\); see that there is"):
         load_encoder(Settings(model=str(model.directory)))
@@ -91,13 +91,13 @@ def test_a_model_that_the_kernel_cannot_compute_runs_as_the_reference(monkeypatc
     assert "own forward pass, which is slower: it is another one" in caplog.text
 
 
-def test_so_does_a_model_on_a_cpu_without_the_instruction_sets(monkeypatch, model, caplog, is_reference):
+def test_a_model_on_a_cpu_without_the_instruction_sets_runs_as_the_reference(monkeypatch, model, caplog, is_reference):
     monkeypatch.setattr(library, "usable_instruction_sets", lambda: [])
     is_reference(load_encoder(Settings(model=str(model.directory))))
     assert "this CPU has none of" in caplog.text
 
 
-def test_so_does_a_model_where_the_kernel_is_not_built(monkeypatch, model, caplog, is_reference, tmp_path):
+def test_a_model_runs_as_the_reference_if_the_kernel_is_not_built(monkeypatch, model, caplog, is_reference, tmp_path):
     monkeypatch.setattr(library, "FOLDER", tmp_path)
     is_reference(load_encoder(Settings(model=str(model.directory))))
     assert "it has not been built" in caplog.text
@@ -124,7 +124,7 @@ def test_a_kernel_that_computes_other_vectors_is_not_used(monkeypatch, model, ca
 
 
 @pytest.mark.parametrize(("instruction_sets", "slower"), [(["avx512_bf16", "avx512"], False), (["avx2"], True)])
-def test_bfloat16_that_is_slower_is_told(instruction_sets, slower, model, caplog, monkeypatch):
+def test_slower_bfloat16_is_reported(instruction_sets, slower, model, caplog, monkeypatch):
     loaded = library.load_library()
     monkeypatch.setattr(library, "usable_instruction_sets", lambda: instruction_sets)
     monkeypatch.setattr(library, "load_library", lambda: loaded)
@@ -134,7 +134,7 @@ def test_bfloat16_that_is_slower_is_told(instruction_sets, slower, model, caplog
 
 
 def test_the_weights_do_not_stay_in_memory_twice(model):
-    """In the service; the process that reads the model has ended."""
+    """Only in the service's process: the process that has read the model has ended."""
     script = """if True:
         from embedding_api.config import Settings
         from embedding_api.encoder.loading import load_encoder

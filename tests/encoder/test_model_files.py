@@ -21,7 +21,7 @@ from embedding_api.errors import ConfigError
 
 @pytest.fixture
 def cached(monkeypatch, tmp_path):
-    """A Hub that no test talks to: its cache is `tmp_path`, and calls for more are kept."""
+    """A Hub in place of the real one: its cache is `tmp_path`; returns the list of the calls."""
     calls = []
 
     def snapshot_download(repository, local_files_only=False, **options):
@@ -92,14 +92,14 @@ def test_only_needed_files_are_fetched(cached):
     assert list(wanted) == files[:6]
 
 
-def test_an_interrupted_download_is_taken_up_again(cached, tmp_path):
+def test_an_interrupted_download_is_resumed(cached, tmp_path):
     write_model(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     find_model(Settings())
     assert [call if call == "head" else call[1] for call in cached] == [True, "head", False]
 
 
-def test_a_hub_out_of_reach_is_told_in_one_sentence(monkeypatch, cached):
+def test_a_hub_out_of_reach_is_reported_in_one_sentence(monkeypatch, cached):
     def head(self, url, timeout):
         raise OSError("no network")
 
@@ -112,7 +112,7 @@ def test_a_hub_out_of_reach_is_told_in_one_sentence(monkeypatch, cached):
 
 
 @pytest.mark.parametrize("error", [OSError("broken pipe"), ValueError("Expecting value"), RuntimeError("closed")])
-def test_a_download_that_breaks_off_is_told_in_one_sentence(monkeypatch, cached, error):
+def test_a_broken_download_is_reported_in_one_sentence(monkeypatch, cached, error):
     def snapshot_download(repository, local_files_only=False, **options):
         raise huggingface_hub.errors.LocalEntryNotFoundError("not cached") if local_files_only else error
 
@@ -130,7 +130,7 @@ def test_a_damaged_list_of_modules_does_not_start(tmp_path, damaged):
 
 
 @pytest.mark.parametrize("model", ["a/b/c", "no spaces allowed", "-"])
-def test_what_is_no_hub_id_is_an_error(model):
+def test_a_name_that_is_no_hub_id_is_an_error(model):
     with pytest.raises(ConfigError, match="neither a directory nor a Hub id"):
         find_model(Settings(model=model))
 

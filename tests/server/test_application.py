@@ -21,7 +21,7 @@ KEY = "0123456789abcdef"
 
 
 class Worker:
-    """A worker without an event loop: a test says when it takes a turn."""
+    """A worker without an event loop: a test makes each turn."""
 
     def __init__(self, app):
         self.wsgi, self.settings, self.cfg = app, app.extensions["settings"], Config()
@@ -136,7 +136,7 @@ def test_the_answer_says_whether_the_connection_stays_open(ask, request_, connec
         assert ask(request_).status == 200
 
 
-def test_a_worker_that_leaves_closes_the_connection(ask):
+def test_a_worker_that_stops_closes_the_connection(ask):
     ask.worker.alive = False
     assert ask(get("/health")).headers["Connection"] == "close"
     assert ask.connection.state is State.CLOSED
@@ -148,7 +148,7 @@ def test_without_keep_alive_each_connection_has_one_request(ask):
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
-def test_what_takes_no_time_is_answered_though_there_is_no_room(ask, method):
+def test_requests_without_a_pass_are_answered_though_there_is_no_room(ask, method):
     ask.connection.refuse = ask.connection.late = True
     assert ask(get("/health").replace(b"GET", method.encode())).status == 200
 
@@ -160,12 +160,12 @@ def test_any_other_request_is_refused_where_there_is_no_room(ask, flag, code):
     assert (reply.status, reply.json["error"]["code"]) == (503, code)
     assert int(reply.headers["Retry-After"]) >= 1
     assert reply.headers["X-Request-ID"]
-    # The connection, and who is on it, are still welcome.
+    # The next request on the same connection is answered.
     setattr(ask.connection, flag, False)
     assert ask(embed_request("a")).status == 200
 
 
-def test_who_has_no_key_is_told_so_and_not_that_there_is_no_room(start):
+def test_a_client_without_a_key_gets_401_and_not_503(start):
     app = create_app(Settings(api_keys=(KEY,)), tiny_encoder())
     _, connection, client = start(app)
     connection.refuse = True
@@ -183,7 +183,7 @@ def test_who_has_no_key_is_told_so_and_not_that_there_is_no_room(start):
         (post(b"", "Expect: a miracle"), 417, "expectation_failed"),
     ],
 )
-def test_what_the_application_never_sees_has_an_error_in_the_one_shape(ask, data, status, code):
+def test_errors_before_the_application_have_the_one_shape(ask, data, status, code):
     reply = ask(data)
     assert reply.status == status
     assert reply.headers["Content-Type"] == "application/json"
@@ -194,7 +194,7 @@ def test_what_the_application_never_sees_has_an_error_in_the_one_shape(ask, data
     assert error["code"] == code
 
 
-def test_what_is_not_http_has_a_line_in_the_log_and_a_count(app, ask, caplog):
+def test_an_invalid_request_is_logged_and_counted(app, ask, caplog):
     caplog.set_level(logging.INFO, "embedding_api")
     name = 'embedding_requests_total{route="none",status="400"}'
     before = figure(app, name)
@@ -240,7 +240,7 @@ def test_half_an_answer_is_not_sent(start, caplog):
     assert "MemoryError" in caplog.text
 
 
-def test_what_the_application_returns_is_closed_and_the_hooks_are_called(start):
+def test_the_applications_result_is_closed_and_the_hooks_are_called(start):
     class Parts(list):
         closed = False
 
@@ -311,7 +311,7 @@ def ask_first(start):
     return ask_first
 
 
-def test_who_asks_first_goes_on_with_the_right_key_and_is_answered(ask_first):
+def test_a_client_that_expects_100_gets_it_with_the_right_key_and_then_its_answer(ask_first):
     worker, connection, client = ask_first()
     assert client.reply().status == 100
     client.send(b'{"texts"')
@@ -326,7 +326,7 @@ def test_who_asks_first_goes_on_with_the_right_key_and_is_answered(ask_first):
     assert client.reply().status == 200
 
 
-def test_who_asks_first_may_send_the_beginning_of_its_body_at_once(start):
+def test_a_client_that_expects_100_may_send_the_beginning_of_its_body_at_once(start):
     worker, connection, client = start(create_app(Settings(), tiny_encoder()))
     client.send(post(b"", "Content-Length: 14", "Expect: 100-continue") + b'{"texts"')
     connection.handle(select.EPOLLIN)
@@ -338,13 +338,13 @@ def test_who_asks_first_may_send_the_beginning_of_its_body_at_once(start):
 
 
 @pytest.mark.parametrize(("key", "length", "status"), [("wrong" * 4, 14, 401), (KEY, 1001, 413)])
-def test_who_asks_first_is_told_at_once_what_speaks_against_it(ask_first, key, length, status):
+def test_a_client_that_expects_100_is_refused_at_once(ask_first, key, length, status):
     _, _, client = ask_first(key, length)
     reply = client.reply()
     assert (reply.status, reply.headers["Connection"]) == (status, "close")
 
 
-def test_who_asks_first_and_goes_is_no_longer_in_progress(ask_first):
+def test_a_client_that_expects_100_and_goes_is_no_longer_in_progress(ask_first):
     def in_progress():
         headers = {"Authorization": f"Bearer {KEY}"}
         text = ask_first.app.test_client().get("/metrics", headers=headers).text
@@ -358,7 +358,7 @@ def test_who_asks_first_and_goes_is_no_longer_in_progress(ask_first):
     assert connection.task.dead
 
 
-def test_the_application_sees_who_asks_and_what(start):
+def test_the_environ_describes_the_client_and_its_request(start):
     seen = {}
 
     def application(environ, start_response):

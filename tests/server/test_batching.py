@@ -32,7 +32,7 @@ class Engine(TinyEngine):
 
 
 class Threads:
-    """Two compute threads, which take a step when a test says so."""
+    """Two compute threads that do nothing until a test calls `step`."""
 
     count = 2
 
@@ -49,7 +49,7 @@ class Threads:
 
 
 class Connection(SimpleNamespace):
-    """A connection that may go, with what its request has come to."""
+    """A connection whose client may go, with the result of its request."""
 
     gone = False
     result = None
@@ -194,7 +194,7 @@ def test_an_error_in_a_pass_reaches_each_of_its_requests_and_the_next_pass_works
     assert right(healthy, [1, 2])
 
 
-def test_what_nobody_waits_for_is_not_computed(ask, batcher, engine, right):
+def test_requests_of_clients_that_have_gone_are_not_computed(ask, batcher, engine, right):
     gone, stays = ask([1, 1]), ask([2, 2])
     gone.gone = True
     batcher.turn()
@@ -287,7 +287,7 @@ def test_an_error_in_a_micro_batch_ends_its_request_alone(ask, batcher, threads,
     drain(batcher, threads)
     assert isinstance(failed.result, MemoryError)
     assert right(other, [20] * 10, [21] * 10)
-    # Of its nine micro-batches those that were under way are all that was computed.
+    # Of its nine micro-batches only those that had begun were computed.
     assert len(engine.passes) < 2 + 9
     assert batcher.seconds_without_progress() == 0
 
@@ -304,7 +304,7 @@ def test_a_large_request_of_a_client_that_has_gone_is_not_computed_to_its_end(as
     assert len(engine.passes) <= 4
 
 
-def test_one_that_has_gone_before_it_is_computed_is_not_begun(ask, batcher, threads, encoder, engine):
+def test_a_large_request_of_a_client_that_has_gone_is_not_begun(ask, batcher, threads, encoder, engine):
     def run():
         connection.gone = True
         with pytest.raises(ClientGone):
@@ -363,7 +363,9 @@ def test_a_large_request_waits_until_there_is_memory_for_its_vectors(ask, batche
     assert connection not in limits.bodies
 
 
-def test_one_that_goes_while_it_waits_for_memory_is_not_begun(ask, batcher, threads, limits, engine):
+def test_a_large_request_of_a_client_that_goes_while_it_waits_for_memory_is_not_begun(
+    ask, batcher, threads, limits, engine
+):
     limits.vectors.hold(other := Connection(), 10**9)
     connection = ask([1] * 10, [2] * 10)
     connection.gone = True
@@ -395,7 +397,7 @@ def test_a_request_for_which_there_are_no_threads_fails_alone(ask, batcher, thre
     assert right(short, [1])
 
 
-def test_who_goes_before_there_is_room_for_its_answer_gets_none(ask, batcher, threads):
+def test_a_client_that_goes_before_there_is_room_for_its_answer_gets_none(ask, batcher, threads):
     connection = ask([1] * 10, [2] * 10)
     threads.step(2)
     batcher.collect()
@@ -438,7 +440,7 @@ def test_a_pause_ends_the_work_for_a_client_that_has_gone(batcher):
     connection = Connection()
     batcher.run(RequestTask(run, connection))
     assert connection.result == "told"
-    # Outside of a request it means nothing.
+    # Outside of a request a pause does nothing.
     batcher.pause()
 
 

@@ -12,9 +12,9 @@ import pytest
 from greenlet import getcurrent
 from gunicorn.config import Config
 
+from embedding_api import metrics
 from embedding_api.config import Settings
 from embedding_api.errors import ClientGone
-from embedding_api.metrics import dropped
 from embedding_api.server import connection as module
 from embedding_api.server.batching import RequestTask
 from embedding_api.server.connection import INPUT, MIN_BYTES_PER_SECOND, NO_INPUT, NOTHING, OUTPUT, Connection, State
@@ -26,7 +26,7 @@ END = select.EPOLLRDHUP | select.EPOLLIN
 
 
 class Application:
-    """Keeps what connections ask, and answers with `answer`, if that is set."""
+    """Keeps the requests of connections, and answers with `answer`, if that is set."""
 
     def __init__(self):
         self.answer = b"answer"
@@ -52,7 +52,7 @@ class Application:
 
 
 class Worker:
-    """What a connection asks of its worker, noted."""
+    """A worker that notes what a connection calls it for."""
 
     def __init__(self, **settings):
         self.settings = Settings(**{"client_timeout": 10, "max_body_bytes": 1_000_000, "max_texts": 10} | settings)
@@ -91,7 +91,7 @@ class End:
         self._connection.handle(END)
 
     def got(self, size=1_000_000):
-        """What has come: None for nothing yet, b"" at the end of the connection."""
+        """The bytes that have come: None if there are none yet, b"" at the end of the connection."""
         try:
             return self._theirs.recv(size)
         except BlockingIOError:
@@ -130,9 +130,9 @@ def client(connection, sockets):
 
 @pytest.fixture
 def counted():
-    """A function for how many connections were dropped for a reason since the test began."""
-    reasons = {reason: dropped.labels(reason)._value.get() for reason in ("slow", "gone", "failed", "limit")}
-    return lambda reason: dropped.labels(reason)._value.get() - reasons[reason]
+    """A function that returns how many connections were dropped for a reason since the test began."""
+    reasons = {reason: metrics._dropped.labels(reason)._value.get() for reason in ("slow", "gone", "failed", "limit")}
+    return lambda reason: metrics._dropped.labels(reason)._value.get() - reasons[reason]
 
 
 def test_several_requests_are_answered_on_one_connection(client, application, worker, connection):
@@ -172,7 +172,7 @@ def test_it_closes_after_the_answer_if_it_cannot_go_on(client, application, work
     assert (connection.state, worker.forgotten) == (State.CLOSED, [connection])
 
 
-def test_who_still_sends_may_finish_before_the_connection_closes(client, application, connection):
+def test_a_client_that_still_sends_may_finish_before_the_connection_closes(client, application, connection):
     client.send(POST + b"Content-Length: 1000001\r\n\r\n" + bytes(2000))
     assert (client.got(), client.got()) == (b"answer", b"")
     assert connection.state is State.DISCARDING
@@ -183,7 +183,7 @@ def test_who_still_sends_may_finish_before_the_connection_closes(client, applica
     assert len(application.started) == 1
 
 
-def test_what_is_discarded_has_a_limit(client, connection, monkeypatch):
+def test_discarded_bytes_have_a_limit(client, connection, monkeypatch):
     monkeypatch.setattr(module, "DISCARD_BYTES", 5000)
     client.send(POST + b"Content-Length: 1000001\r\n\r\n", bytes(3000))
     assert connection.state is State.DISCARDING
@@ -191,7 +191,7 @@ def test_what_is_discarded_has_a_limit(client, connection, monkeypatch):
     assert connection.state is State.CLOSED
 
 
-def test_what_is_discarded_has_little_time(client, connection, counted):
+def test_discarding_has_little_time(client, connection, counted):
     client.send(POST + b"Content-Length: 1000001\r\n\r\n")
     before = connection.deadline
     client.send(bytes(100_000))
@@ -241,7 +241,7 @@ def test_a_body_that_is_too_large_is_answered_without_being_read_to_its_end(clie
 
 
 @pytest.mark.parametrize("beginning", [b"", b"\r\n"])
-def test_who_closes_without_asking_gets_nothing(client, application, connection, counted, beginning):
+def test_a_client_that_closes_without_a_request_gets_nothing(client, application, connection, counted, beginning):
     client.send(beginning)
     client.finish()
     assert client.got() == b""
@@ -250,7 +250,7 @@ def test_who_closes_without_asking_gets_nothing(client, application, connection,
     assert counted("gone") == counted("slow") == 0
 
 
-def test_who_closes_after_an_answer_gets_nothing_more(client, application, connection):
+def test_a_client_that_closes_after_an_answer_gets_nothing_more(client, application, connection):
     client.send(GET)
     client.finish()
     assert (client.got(), client.got()) == (b"answer", b"")
@@ -258,34 +258,34 @@ def test_who_closes_after_an_answer_gets_nothing_more(client, application, conne
     assert application.refused == []
 
 
-def test_who_closes_in_the_middle_is_told(client, application):
+def test_a_client_that_closes_within_a_request_gets_an_error(client, application):
     client.send(POST + b"Content-Length: 4\r\n\r\nbod")
     client.finish()
     assert application.refused == ["malformed_request"]
     assert client.got() == b"refused"
 
 
-def test_who_closes_while_the_application_works_is_told_to_the_worker(client, application, worker, connection):
+def test_the_worker_hears_of_a_client_that_closes_while_the_application_works(client, application, worker, connection):
     application.answer = b""
     client.send(GET)
     client.finish()
     assert connection.gone
     assert worker.cancelled == [connection]
     assert worker.watched == NOTHING
-    # Who closed its sending half only reads the answer.
+    # A client that has closed only its sending half reads the answer.
     connection.sendall(b"late")
     connection.send_answer(close=False)
     assert client.got() == b"late"
 
 
-def test_whose_time_is_over_is_told_if_it_has_begun(client, application, connection):
+def test_a_client_that_takes_too_long_gets_an_error_if_it_has_begun_a_request(client, application, connection):
     client.send(POST)
     connection.expire()
     assert application.refused == ["request_timeout"]
     assert client.got() == b"refused"
 
 
-def test_who_has_sent_nothing_is_closed_silently(client, application, connection, counted):
+def test_a_client_that_has_sent_nothing_is_closed_silently(client, application, connection, counted):
     assert connection.is_idle
     connection.expire()
     assert (client.got(), application.refused, counted("slow")) == (b"", [], 1)
@@ -336,7 +336,7 @@ def test_an_answer_is_sent_as_fast_as_it_is_read(client, application, worker, co
     assert before < time.monotonic() + 10 + len(received) / MIN_BYTES_PER_SECOND
     assert (connection.state, worker.watched) == (State.READING, INPUT)
     assert connection not in worker.limits.answers
-    # The connection is good for another request.
+    # The connection may have another request.
     application.answer = b"second"
     client.send(GET)
     assert client.got() == b"second"
@@ -366,14 +366,16 @@ def test_reading_the_answer_adds_to_the_time(client, application, connection):
     assert connection.deadline > before
 
 
-def test_who_does_not_read_the_answer_is_closed(client, application, connection, counted):
+def test_a_client_that_does_not_read_its_answer_is_closed(client, application, connection, counted):
     application.answer = bytes(10_000_000)
     client.send(GET)
     connection.expire()
     assert (connection.state, counted("slow")) == (State.CLOSED, 1)
 
 
-def test_who_resets_the_connection_is_gone_and_not_our_error(client, application, connection, sockets, counted, caplog):
+def test_a_client_that_resets_the_connection_counts_as_gone_and_not_as_an_error(
+    client, application, connection, sockets, counted, caplog
+):
     application.answer = bytes(10_000_000)
     client.send(GET)
     sockets[0].close()
@@ -407,7 +409,7 @@ def test_a_large_body_waits_for_memory_unread(client, application, worker, conne
     assert connection not in worker.limits.bodies
 
 
-def test_who_leaves_while_its_body_waits_for_memory_is_forgotten(client, worker, connection):
+def test_a_client_that_leaves_while_its_body_waits_for_memory_is_forgotten(client, worker, connection):
     worker.limits.bodies.hold("another", 2_000_000)
     client.send(POST + b"Content-Length: 900000\r\n\r\n")
     client.finish()
@@ -439,7 +441,7 @@ def test_a_request_that_may_need_a_pass_is_postponed_unread_and_has_its_time_lat
     connection.handle(select.EPOLLIN)
     assert not connection.waits_for_server
     assert 5 < connection.deadline - time.monotonic() < 11
-    # The rest of it may be postponed as well, at no cost of its time.
+    # The rest of it may be postponed as well, and its deadline moves by the wait.
     before = connection.deadline
     assert connection.postpone()
     client.send(b"Content-Length: 40\r\n\r\n")
@@ -496,7 +498,7 @@ def _caught(run):
         return error
 
 
-def test_who_asks_first_is_told_to_go_on_when_the_application_reads_the_body(asking, client, connection, application):
+def test_a_client_that_expects_100_gets_it_when_the_application_reads_the_body(asking, client, connection, application):
     assert client.got() == b"HTTP/1.1 100 Continue\r\n\r\n"
     assert (connection.state, asking) == (State.READING, [])
     client.send(b"bo")
@@ -507,25 +509,25 @@ def test_who_asks_first_is_told_to_go_on_when_the_application_reads_the_body(ask
     assert len(application.started) == 1
 
 
-def test_who_asks_first_and_goes_leaves_nothing_behind(asking, client, connection, worker):
+def test_a_client_that_expects_100_and_goes_leaves_nothing_behind(asking, client, connection, worker):
     connection.close()
     assert isinstance(asking[0], ClientGone)
     assert connection.task.dead
 
 
-def test_who_asks_first_and_then_sends_no_body_is_told(asking, client, connection):
+def test_a_client_that_expects_100_and_sends_no_body_gets_an_error(asking, client, connection):
     connection.expire()
     assert str(asking[0]).startswith("The request took too long to arrive")
     assert connection.task.dead
 
 
-def test_who_asks_first_and_closes_in_the_middle_is_told(asking, client, connection):
+def test_a_client_that_expects_100_and_closes_within_the_body_gets_an_error(asking, client, connection):
     client.send(b"bo")
     client.finish()
     assert "closed before the request was complete" in str(asking[0])
 
 
-def test_who_asks_first_and_sends_the_body_at_once_is_not_told_to_go_on(client, application):
+def test_a_client_that_expects_100_and_sends_the_body_at_once_does_not_get_it(client, application):
     client.send(POST + b"Expect: 100-continue\r\nContent-Length: 4\r\n\r\nbody")
     assert client.got() == b"answer"
 

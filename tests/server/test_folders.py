@@ -1,4 +1,4 @@
-"""Where the service puts its files, and that a killed one leaves none for ever."""
+"""Where the service puts its files. Those of a service that was killed are removed."""
 
 import os
 import subprocess
@@ -75,5 +75,5 @@ def test_only_directories_that_no_process_owns_are_removed(tmp_path):
     assert not abandoned.exists()
     assert empty.exists()
     assert (owned / "counter_1.db").exists()
-    # Its end.
+    # This ends the process that owns it.
     holder.communicate()

@@ -1,4 +1,4 @@
-"""What Gunicorn is called for at its start and for each worker."""
+"""The functions that Gunicorn calls at its start and for each worker."""
 
 import subprocess
 import sys

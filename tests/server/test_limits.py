@@ -14,7 +14,7 @@ MB = 1024 * 1024
 
 
 class Connection(SimpleNamespace):
-    """One that notes what it is told."""
+    """A connection that notes in its state what the limits call it for."""
 
     __hash__ = object.__hash__
 
@@ -42,13 +42,13 @@ def queue(monkeypatch):
 
 @pytest.fixture
 def limits(queue):
-    """Those of the only worker, with room for two bodies of 1 MB and for four requests that wait."""
+    """The limits of a single worker, with room for two bodies of 1 MB and for four requests that wait."""
     settings = Settings(max_body_bytes=MB, max_texts=10, max_waiting=4, client_timeout=10)
     return Limits(settings, 1, ["listener"])
 
 
 def seconds(limits, large=False):
-    """What a client is told to wait."""
+    """The seconds in the Retry-After of a refused client."""
     error = limits.overloaded(large)
     assert (error.status, error.code) == (503, "overloaded")
     [(name, value)] = error.headers
@@ -56,7 +56,7 @@ def seconds(limits, large=False):
     return int(value)
 
 
-def test_what_waits_is_in_the_backlog_or_waits_for_a_pass_or_for_memory_or_for_compute_threads(limits, queue):
+def test_requests_wait_in_the_backlog_or_for_a_pass_or_for_memory_or_for_compute_threads(limits, queue):
     assert limits.waiting == 0
     queue.length, limits.large, limits.postponed = 2, 3, 4
     for _ in range(3):
@@ -102,7 +102,7 @@ def test_a_body_is_admitted_once(limits):
     assert limits.bodies.fits(MB)
 
 
-def test_one_that_closes_is_forgotten(limits):
+def test_a_connection_that_closes_is_forgotten(limits):
     first, _, third, fourth = connections = [Connection(MB) for _ in range(4)]
     for connection in connections:
         limits.admit_body(connection)
@@ -140,7 +140,11 @@ def test_a_refused_client_is_told_a_whole_number_of_seconds_from_1_on(limits):
 
 
 def told(limits, each, large=False):
-    """What 400 clients are told, each as the first to be refused, if a request takes so many seconds."""
+    """The seconds that 400 clients are told to wait, each as the first to be refused.
+
+    Args:
+        each: the seconds that a request takes.
+    """
     for _ in range(100):
         limits.record_seconds(each, large=large)
     told = []
@@ -194,7 +198,7 @@ def later(limits):
     limits.tick(now=time.monotonic() + 20)
 
 
-def test_who_holds_memory_for_long_is_closed_while_others_wait_for_it(limits):
+def test_a_client_that_holds_memory_for_long_is_closed_while_others_wait_for_it(limits):
     slow, late, third = connections = [Connection(MB) for _ in range(3)]
     for connection in connections:
         limits.admit_body(connection)
@@ -203,13 +207,13 @@ def test_who_holds_memory_for_long_is_closed_while_others_wait_for_it(limits):
     assert slow.state is State.READING
     later(limits)
     assert (slow.state, late.state) == (State.CLOSED, State.READING)
-    # The worker, which hears of it, forgets it.
+    # The worker then forgets the closed connection.
     limits.forget(slow)
     limits.admit_waiting()
     assert third.state is State.READING
 
 
-def test_who_holds_memory_for_long_is_left_alone_while_nobody_waits(limits):
+def test_a_client_that_holds_memory_for_long_is_not_closed_while_no_other_waits(limits):
     connections = [Connection(MB), Connection(MB)]
     for connection in connections:
         limits.admit_body(connection)
@@ -217,7 +221,7 @@ def test_who_holds_memory_for_long_is_left_alone_while_nobody_waits(limits):
     assert [connection.state for connection in connections] == [State.READING] * 2
 
 
-def test_what_is_computed_is_not_closed_for_others(limits):
+def test_a_client_whose_request_is_computed_is_not_closed_for_others(limits):
     working, moving, _ = connections = [Connection(MB) for _ in range(3)]
     for connection in connections:
         limits.admit_body(connection)
@@ -226,7 +230,7 @@ def test_what_is_computed_is_not_closed_for_others(limits):
     assert (working.state, moving.state) == (State.WORKING, State.CLOSED)
 
 
-def test_who_reads_a_large_answer_for_long_is_closed_while_others_have_no_room(limits):
+def test_a_client_that_reads_a_large_answer_for_long_is_closed_while_others_have_no_room(limits):
     slow, late = Connection(0, State.WRITING), Connection(0, State.WRITING)
     late.since += 15
     limits.answers.hold(slow, 2 * MB - 1)

@@ -1,4 +1,4 @@
-"""Under SCRIPT_NAME all paths have a prefix, but those of probes need none."""
+"""With SCRIPT_NAME all paths have a prefix; probes are also answered without it."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,7 @@ BROWSER = "text/html,*/*;q=0.8"
 
 @pytest.fixture
 def request_for(monkeypatch):
-    """A function for a request's path, with SCRIPT_NAME in the environment and as a proxy's header."""
+    """A function that makes a request of a path, with SCRIPT_NAME in the environment and as a proxy's header."""
 
     def make(path, environment="", header=None):
         monkeypatch.setenv("SCRIPT_NAME", environment)
@@ -66,7 +66,7 @@ def test_a_prefix_that_makes_no_sense(monkeypatch, name, is_wrong):
 
 
 @pytest.mark.parametrize("root", ["", "/emb"])
-def test_what_there_is_has_the_prefix(client, root):
+def test_the_list_of_paths_has_the_prefix(client, root):
     paths = client.get("/", environ_overrides={"SCRIPT_NAME": root}).json
     assert paths["embed"] == f"{root}/embed"
     assert f" {root}/embed " in paths.pop("message")

@@ -123,7 +123,7 @@ def test_the_client_says_whether_the_connection_stays_open(feed, head, closes):
 @pytest.mark.parametrize(
     "more", [b"GET /second HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /sec", b"garbage\0", b"\x16\x03\x01"]
 )
-def test_what_follows_a_complete_request_is_left_alone_and_the_connection_closes(feed, more):
+def test_bytes_after_a_complete_request_are_ignored_and_the_connection_closes(feed, more):
     request = feed(POST + b"Content-Length: 4\r\n\r\nbody" + more)
     assert (request.method, request.path, request.body.read()) == ("POST", "/embed", b"body")
     assert request.should_close()
@@ -192,7 +192,7 @@ def test_such_a_request_may_have_a_body(feed, pieces):
         (CHUNKED + b"5\r\nabcdefgh\r\n0\r\n\r\n", "chunk is longer"),
     ],
 )
-def test_what_is_not_http_is_said_in_words(data, says):
+def test_errors_of_http_are_explained_in_words(data, says):
     error = error_of(data)
     assert (error.status, error.code) == (400, "malformed_request")
     assert says.lower() in str(error).lower()
@@ -243,3 +243,11 @@ def test_chunks_may_add_an_eighth_to_a_body(roomy):
     for _ in range(10_000):
         roomy.feed(b"40\r\n" + b"x" * 64 + b"\r\n")
     assert roomy.body_bytes == 640_000
+
+
+def test_a_pipelined_request_after_a_body_does_not_count_as_chunks():
+    request = Request(Config(), ("127.0.0.1", 1), max_body_bytes=10**6)
+    request.feed(POST + b"Content-Length: 2\r\n\r\n")
+    request.feed(b"{}" + POST + b"Content-Length: 50000\r\n\r\n" + b" " * 50_000)
+    assert request.complete
+    assert request.body.read() == b"{}"

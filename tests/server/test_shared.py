@@ -18,7 +18,7 @@ def run_forked(function):
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_nobody_is_idle_and_nothing_stops_at_first(flags):
+def test_at_first_no_worker_is_idle_and_the_service_does_not_stop(flags):
     assert not flags.any_idle()
     assert not flags.stopping
 
@@ -33,7 +33,7 @@ def test_a_worker_sees_that_another_is_idle(flags):
     assert not flags.any_idle()
 
 
-def test_all_workers_see_the_stop_and_it_makes_nobody_idle(flags):
+def test_all_workers_see_the_stop_and_it_makes_no_worker_idle(flags):
     run_forked(flags.stop)
     assert flags.stopping
     assert not flags.any_idle()
@@ -41,7 +41,7 @@ def test_all_workers_see_the_stop_and_it_makes_nobody_idle(flags):
     assert flags.any_idle()
 
 
-def test_any_number_of_workers_has_a_place(flags):
+def test_any_number_of_workers_has_flags(flags):
     flags.set_idle(10_000, True)
     assert flags.any_idle()
     assert not flags.stopping

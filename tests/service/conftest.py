@@ -1,4 +1,4 @@
-"""Services that take seconds where a test wants it."""
+"""Fixtures for services whose requests take as many seconds as a test wants."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +10,7 @@ from tests.support.tiny import text_taking
 
 @pytest.fixture
 def start(tmp_path):
-    """A function that starts the slow service, with options of Gunicorn's, and gives it when all workers serve."""
+    """A function that starts the slow service, with options of Gunicorn's; returns it when all workers serve."""
     servers = []
 
     def start(*options, workers=2, command=("gunicorn",), **environment):
@@ -35,11 +35,14 @@ def pool():
 
 @pytest.fixture
 def occupy(pool):
-    """A function that has a service compute so many large requests, which take some seconds each; their replies."""
+    """A function that sends large requests, each of so many seconds; returns the futures of their replies.
+
+    It returns when all of them are in progress.
+    """
 
     def occupy(server, count=2, seconds=3):
         before = server.busy()
-        replies = [pool.submit(server.embed, text_taking(seconds, "abcdefgh"[number])) for number in range(count)]
+        replies = [pool.submit(server.embed, text_taking(seconds=seconds)) for _ in range(count)]
         wait_until(lambda: server.busy() == before + count)
         return replies
 
@@ -48,7 +51,7 @@ def occupy(pool):
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory):
-    """The slow service with two workers; clients have two seconds, and answers may be large."""
+    """The slow service with two workers; clients have two seconds, and answers may have many vectors."""
     environment = {"WEB_CONCURRENCY": "2", "EMBEDDING_CLIENT_TIMEOUT": "2"}
     environment |= {"EMBEDDING_MAX_TEXTS": "200000", "EMBEDDING_MAX_TOKENS": "1000000"}
     with Server(environment, tmp_path_factory.mktemp("slow"), ["gunicorn", "tests.support.slow_wsgi:app"]) as server:

@@ -35,7 +35,7 @@ def command(model, tmp_path):
 
 @pytest.fixture
 def run(command):
-    """A function that runs it to its end; the exit code and the lines it has printed."""
+    """A function that runs it to its end; returns the exit code and the lines that it has printed."""
 
     def run(*arguments, **options):
         process = command(*arguments, **options)
@@ -47,14 +47,14 @@ def run(command):
 
 @pytest.fixture
 def corpus(documents, tmp_path):
-    """The rows of a file, of which one has no text."""
+    """The rows of a file of 100 rows, one of which has no text."""
     rows = [{"id": f"d{number}", "text": text[:300]} for number, text in enumerate(documents)]
     rows[17]["text"] = " "
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
 
-def test_a_corpus_gets_the_services_vectors_though_it_was_killed(command, run, corpus, service, tmp_path):
+def test_a_corpus_gets_the_services_vectors_though_the_command_was_killed(command, run, corpus, service, tmp_path):
     # Windows of a few rows, so that some are done when it is killed.
     for name in ("one", "two"):
         folder = tmp_path / name
@@ -98,7 +98,7 @@ def test_queries_from_standard_input(run, tmp_path, encoder):
     assert np.linalg.norm(vectors, axis=1).min() > 1.1
 
 
-def test_a_full_disk_is_told(command, run, corpus, tmp_path):
+def test_a_full_disk_is_reported(command, run, corpus, tmp_path):
     options = "corpus.jsonl", "out.npy"
     process = command(*options)
     wait_until((tmp_path / "out.npy.parts" / "run.json").exists)
@@ -113,7 +113,7 @@ def test_a_full_disk_is_told(command, run, corpus, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_stops_when_it_is_told_to(command, corpus, tmp_path, number):
+def test_it_stops_at_a_signal(command, corpus, tmp_path, number):
     process = command("corpus.jsonl", "out.npy")
     wait_until((tmp_path / "out.npy.parts" / "run.json").exists)
     process.send_signal(number)
@@ -131,7 +131,7 @@ def test_it_stops_when_it_is_told_to(command, corpus, tmp_path, number):
         (["-", "out.npy", "--format", "text", "--engine", "ray"], "With --engine ray the input must be files"),
     ],
 )
-def test_mistakes_are_told_at_once_in_one_sentence(run, corpus, arguments, message):
+def test_mistakes_are_reported_at_once_in_one_sentence(run, corpus, arguments, message):
     code, [line] = run(*arguments)
     assert code == 1
     assert line.startswith(f"Error: {message}")

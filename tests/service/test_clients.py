@@ -1,4 +1,4 @@
-"""The packages that people have already, against the real service; and the code that docs/clients.md shows of them."""
+"""Common client packages against the real service, and the code that docs/clients.md shows for them."""
 
 import asyncio
 import base64
@@ -61,7 +61,7 @@ def test_openai_gets_the_vectors_of_embed(client, embeddings, service, format):
     reply = client.embeddings.create(model="text-embedding-3-small", input=TEXTS, encoding_format=format)
     ours = vectors(reply)
     if format == "base64":
-        # The package decodes what it has asked for by itself, and hands on what it was told to ask for.
+        # The package decodes base64 only if it has chosen it by itself.
         ours = [np.frombuffer(base64.b64decode(vector), "<f4") for vector in ours]
     assert np.array_equal(np.float32(ours), np.float32(embeddings(TEXTS)))
     assert reply.model == service.get("/health").json["model"]
@@ -139,13 +139,13 @@ def test_openai_tries_again_when_there_is_room(strict):
         def ask(client, text):
             return client.embeddings.create(model="tiny", input=text)
 
-        slow = pool.submit(ask, once, text_taking(3))
+        slow = pool.submit(ask, once, text_taking(seconds=3))
         wait_until(lambda: strict.metrics()["embedding_requests_waiting"] == 1)
         with pytest.raises(openai.InternalServerError) as raised:
-            ask(once, text_taking(0.25))
+            ask(once, text_taking(seconds=0.25))
         assert raised.value.status_code == 503
         assert int(raised.value.response.headers["Retry-After"]) >= 1
-        assert len(vectors(ask(patient, text_taking(0.25)))) == 1
+        assert len(vectors(ask(patient, text_taking(seconds=0.25)))) == 1
         assert len(vectors(slow.result())) == 1
 
 

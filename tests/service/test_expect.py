@@ -25,7 +25,7 @@ def head(length, key=KEY):
     return post(b"", f"Content-Length: {length}", "Expect: 100-continue", f"Authorization: Bearer {key}")
 
 
-def test_with_the_right_key_it_is_told_to_go_on_and_answered(keyed):
+def test_with_the_right_key_it_gets_100_and_then_its_answer(keyed):
     with keyed.client() as client:
         for body in (b'{"texts": "a"}', b'{"texts": "a"}'.ljust(3_000_000)):
             assert client.ask(head(len(body))).status == 100
@@ -34,7 +34,7 @@ def test_with_the_right_key_it_is_told_to_go_on_and_answered(keyed):
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_with_a_wrong_key_it_is_told_so_before_it_sends_the_body(keyed, chunked):
+def test_with_a_wrong_key_it_gets_401_before_it_sends_the_body(keyed, chunked):
     request = head(3_000_000, key="wrong" * 4)
     if chunked:
         request = request.replace(b"Content-Length: 3000000", b"Transfer-Encoding: chunked")
@@ -43,7 +43,7 @@ def test_with_a_wrong_key_it_is_told_so_before_it_sends_the_body(keyed, chunked)
         assert client.rest() == b""
 
 
-def test_it_is_told_at_once_that_its_body_is_too_large(keyed):
+def test_with_a_body_that_is_too_large_it_gets_413_at_once(keyed):
     with keyed.client(head(99_999_999)) as client:
         assert client.reply().status == 413
 
@@ -57,7 +57,7 @@ def test_a_body_in_chunks_is_waited_for_as_well(keyed):
 
 
 @pytest.mark.parametrize("sent", [b"", b'{"te'])
-def test_who_goes_then_leaves_nothing_behind(keyed, sent):
+def test_a_client_that_goes_after_100_leaves_nothing_behind(keyed, sent):
     with keyed.client(head(14)) as client:
         assert client.reply().status == 100
         client.send(sent)
@@ -65,14 +65,14 @@ def test_who_goes_then_leaves_nothing_behind(keyed, sent):
     wait_until(lambda: keyed.busy() == 0)
 
 
-def test_who_sends_nothing_then_is_told_after_its_time(keyed):
+def test_a_client_that_sends_nothing_after_100_gets_a_timeout(keyed):
     with keyed.client(head(14)) as client:
         assert client.reply().status == 100
         assert client.reply().json["error"]["code"] == "request_timeout"
     wait_until(lambda: keyed.busy() == 0)
 
 
-def test_several_wait_at_a_time(keyed):
+def test_several_clients_wait_at_a_time(keyed):
     clients = [keyed.client(head(14)) for _ in range(50)]
     assert {client.reply().status for client in clients} == {100}
     for client in reversed(clients):

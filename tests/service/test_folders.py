@@ -1,4 +1,4 @@
-"""Where the service puts its files, and that a killed one leaves none for ever."""
+"""Where the service puts its files. Those of a service that was killed are removed."""
 
 import os
 import signal

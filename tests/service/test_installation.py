@@ -1,4 +1,4 @@
-"""`pip install` puts in place all that the service needs."""
+"""`pip install` installs all that the service needs."""
 
 import os
 import shutil
@@ -10,8 +10,6 @@ import pytest
 
 from embedding_api.encoder.kernel.build import INSTRUCTION_SETS
 from tests.support.server import ROOT, Server
-
-# The machine's number in the header of its objects (ELF).
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +23,7 @@ def installed(tmp_path_factory):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     python = folder / "venv" / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "install", "--quiet"]
-    # The build's own requirements are in this environment: to unpack the compiler once more takes half a minute.
+    # The build's requirements are in this environment: to unpack the compiler again would take half a minute.
     options = ["--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, *options, folder / "repository"], env=environment(python.parent), check=True)
     (python.parent / "gunicorn").write_text(f"#!{python}\nfrom gunicorn.app.wsgiapp import run\n\nrun()\n")
@@ -38,7 +36,7 @@ def _not_the_source(folder, names):
 
 
 def environment(programs):
-    """What lets an environment use this one's packages, but no program of the machine's, such as a compiler."""
+    """The variables by which an environment has this one's packages, but no program of the machine, such as gcc."""
     return os.environ | {"PATH": str(programs), "PYTHONPATH": sysconfig.get_path("purelib")}
 
 

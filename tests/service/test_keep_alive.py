@@ -27,7 +27,7 @@ def client(slow):
 def test_requests_of_all_kinds_are_answered_in_order(slow, client):
     for _ in range(3):
         assert client.ask(get("/health")).json["status"] == "ok"
-        for text in ("a", "b", text_taking(0.25)):
+        for text in ("a", "b", text_taking(seconds=0.25)):
             reply = client.ask(embed_request(text))
             assert (reply.status, reply.headers["Connection"]) == (200, "keep-alive")
             assert reply.body == slow.embed(text).body
@@ -48,7 +48,7 @@ def test_pythons_http_client_keeps_its_connection(slow):
     connection.close()
 
 
-def test_http_1_0_may_ask_for_it(client):
+def test_http_1_0_may_ask_for_keep_alive(client):
     request = b"GET /health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
     for _ in range(2):
         assert client.ask(request).status == 200
@@ -56,7 +56,7 @@ def test_http_1_0_may_ask_for_it(client):
     assert client.rest() == b""
 
 
-def test_a_client_may_have_it_closed(client):
+def test_a_client_may_ask_to_close_the_connection(client):
     assert client.ask(get("/health")).headers["Connection"] == "keep-alive"
     assert client.ask(embed_request("a", "Connection: close")).headers["Connection"] == "close"
     assert client.rest() == b""
@@ -75,17 +75,16 @@ def test_requests_that_are_sent_at_once_are_answered_in_order_or_not_at_all(slow
     assert answered >= 1
 
 
-@pytest.mark.parametrize("first", ["a", text_taking(0.5)])
-def test_a_request_may_be_sent_before_the_answer_to_the_one_before(slow, client, first):
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_a_request_may_be_sent_before_the_answer_to_the_one_before_is_read(slow, client, is_answered):
+    first = "a" if is_answered else text_taking(seconds=0.5)
     client.send(embed_request(first))
-    if first != "a":
-        wait_until(lambda: slow.busy() == 1)
-        client.send(embed_request("b"))
-        replies = [client.reply(), client.reply()]
+    if is_answered:
+        wait_until(client.has_reply)
     else:
-        time.sleep(0.2)
-        client.send(embed_request("b"))
-        replies = [client.reply(), client.reply()]
+        wait_until(lambda: slow.busy() == 1)
+    client.send(embed_request("b"))
+    replies = [client.reply(), client.reply()]
     assert [reply.body for reply in replies] == [slow.embed(first).body, slow.embed("b").body]
 
 
@@ -99,7 +98,7 @@ def test_half_a_request_may_follow_an_answer(slow, client):
 
 
 @pytest.mark.parametrize("garbage", [b"garbage", b"\0" * 100, b"\x16\x03\x01"])
-def test_what_follows_a_request_and_is_none_ends_the_connection_after_the_answer(client, garbage):
+def test_invalid_bytes_after_a_request_end_the_connection_after_the_answer(client, garbage):
     reply = client.ask(embed_request("a") + garbage)
     assert (reply.status, reply.headers["Connection"]) == (200, "close")
     assert client.rest() == b""
@@ -117,7 +116,7 @@ def test_a_client_that_asks_for_http_2_is_answered_in_http_1(slow, client):
         assert other.reply().body == slow.embed("a").body
 
 
-def test_a_client_that_speaks_http_2_is_told(client):
+def test_a_client_that_speaks_http_2_gets_an_error(client):
     reply = client.ask(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
     assert reply.status == 400
     assert "HTTP/2" in reply.json["error"]["message"]
@@ -145,17 +144,17 @@ def impatient(start):
     return start("--keep-alive", "1", workers=1, EMBEDDING_CLIENT_TIMEOUT="60")
 
 
-def test_a_connection_that_is_idle_for_long_is_closed_without_a_word(impatient):
+def test_a_connection_that_is_idle_for_long_is_closed_silently(impatient):
     with impatient.client() as client, impatient.client() as silent, impatient.client(b"POST /em") as slow:
         assert client.ask(get("/health")).status == 200
         assert client.rest() == b""
-        # That is the time between requests, and not the time for one.
+        # The limit holds between requests, and not for a request that is being sent.
         assert not silent.is_closed()
         assert not slow.is_closed()
         assert not [name for name in impatient.metrics() if "dropped_total" in name]
 
 
-def test_connections_of_one_worker_go_over_to_an_idle_one(start):
+def test_connections_of_a_busy_worker_move_to_an_idle_one(start):
     server = start()
     busy, idle = server.workers()
     os.kill(idle, signal.SIGSTOP)

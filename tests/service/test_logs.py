@@ -6,7 +6,7 @@ from tests.support.server import Server
 PRIVATE = "a private text"
 
 
-def test_what_is_not_http_has_a_line_as_well(service):
+def test_an_invalid_request_has_a_line_as_well(service):
     reply = service.raw(b"a-private-text\r\n\r\n")
     line = next(line for line in service.log().splitlines() if reply.headers["X-Request-ID"] in line)
     assert line.endswith("- - 400 malformed_request")

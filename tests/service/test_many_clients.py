@@ -17,7 +17,7 @@ FIGURES = "requests_count", "requests_sum", "tokens_sum"
 
 @pytest.fixture(scope="module", params=["auto", "reference"])
 def server(request, model, tmp_path_factory):
-    """The service with each engine, of which all workers have begun to serve."""
+    """The service with each engine, when all of its workers serve."""
     environment = model.environment | {"WEB_CONCURRENCY": str(WORKERS), "EMBEDDING_ENGINE": request.param}
     with Server(environment, tmp_path_factory.mktemp("many")) as server:
         wait_until(lambda: server.started() == WORKERS)
@@ -51,8 +51,8 @@ def test_everyone_gets_the_vectors_of_sentence_transformers_from_few_passes(
     assert count < requests
 
 
-def test_vectors_do_not_depend_on_who_asks_at_the_same_time(server, queries):
-    # With sentence-transformers they do, in the last digits.
+def test_vectors_do_not_depend_on_requests_at_the_same_time(server, queries):
+    # With sentence-transformers they do depend on them, in the last digits.
     tolerance = 0 if server.get("/info").json["engine"] == "kernel" else 2e-6
     alone = [server.embed(query).json["embeddings"] for query in queries[:10]]
     with ThreadPoolExecutor(10) as clients:
@@ -62,7 +62,7 @@ def test_vectors_do_not_depend_on_who_asks_at_the_same_time(server, queries):
 
 
 def large_texts(encoder, number, count=8):
-    """Long texts; with another number, others."""
+    """Long texts, different ones for each number."""
     return [f"{number} {index} " + "a long text " * encoder.max_length for index in range(count)]
 
 
@@ -82,8 +82,8 @@ def test_no_large_request_is_refused_and_short_ones_are_answered_meanwhile(serve
         assert np.abs(np.array(reply.json["embeddings"][0]) - vector).max() <= 2e-6
 
 
-def test_killed_workers_cost_only_what_they_had(server, queries, expected):
-    """Each worker killed has some requests of its eight clients; all others are right."""
+def test_killed_workers_lose_only_their_own_requests(server, queries, expected):
+    """A killed worker has at most the requests of eight clients; all others are answered right."""
     started, kills, lost, ends = server.started(), 6, [], time.monotonic() + 120
     done = False
 

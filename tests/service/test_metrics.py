@@ -21,7 +21,7 @@ def test_one_scrape_has_what_the_clients_counted_while_workers_died(tmp_path):
             # Both workers compute when they die.
             before = set(server.workers())
             with ThreadPoolExecutor(4) as pool:
-                busy = [pool.submit(server.embed, text_taking(10, letter)) for letter in "abcd"]
+                busy = [pool.submit(server.embed, text_taking(seconds=10)) for _ in range(4)]
                 wait_until(lambda: server.busy() == 4)
                 for pid in before:
                     os.kill(pid, signal.SIGKILL)
@@ -37,11 +37,11 @@ def test_one_scrape_has_what_the_clients_counted_while_workers_died(tmp_path):
         assert embedded == seen
         assert seen[503] > 0
         assert counts["embedding_texts_total"] == texts
-        # Of those that have waited for a forward pass.
+        # Only of requests that have waited for a forward pass.
         assert counts["embedding_queue_seconds_count"] == seen[200]
         assert counts["embedding_batch_requests_sum"] == seen[200]
         assert server.busy() == 0
         assert (lost, deaths) == (16, 8)
-        place = server.metrics_directory()
-        assert sorted(path.name for path in place.iterdir()) == files
-    assert not place.exists()
+        directory = server.metrics_directory()
+        assert sorted(path.name for path in directory.iterdir()) == files
+    assert not directory.exists()

@@ -50,7 +50,7 @@ class Replica:
 
 
 class Clients:
-    """Four that send requests of half a second without a pause."""
+    """Four clients that send requests of half a second one after the other."""
 
     def __init__(self, front):
         self._front = front
@@ -70,7 +70,7 @@ class Clients:
 
     def _run(self):
         while not self._end.is_set():
-            self.statuses.append(self._front.embed(text_taking(0.5), timeout=30).status)
+            self.statuses.append(self._front.embed(text_taking(seconds=0.5), timeout=30).status)
 
 
 class Forgetful:
@@ -99,7 +99,7 @@ class Forgetful:
                 with connection:
                     connection.recv(65536)
                     connection.sendall(self.ANSWER)
-                    # Nothing comes where nginx has ended.
+                    # Nothing comes if nginx has ended.
                     self.closed += bool(connection.recv(65536))
 
 
@@ -123,7 +123,7 @@ def front(replicas, tmp_path_factory):
         yield front
 
 
-def test_requests_go_to_whichever_replica_has_fewer_under_way(front, replicas):
+def test_requests_go_to_the_replica_with_fewer_in_progress(front, replicas):
     before = [replica.server.metrics().get("embedding_texts_total", 0) for replica in replicas]
     with Clients(front) as clients:
         time.sleep(3)
@@ -161,9 +161,9 @@ def test_a_client_of_http_1_0_needs_no_host(front):
     assert front.raw(b"GET /health HTTP/1.0\r\n\r\n").status == 200
 
 
-def test_an_address_has_so_many_requests_at_a_time(front):
-    # What has begun is computed to its end, and the next tests wait for it.
-    request = embed_request(text_taking(1), "Connection: close")
+def test_requests_from_one_address_are_limited(front):
+    # Texts of a second only: a forward pass that has begun is computed to its end, and the next tests wait for it.
+    request = embed_request(text_taking(seconds=1), "Connection: close")
     held = [front.connect(request) for _ in range(100)]
     time.sleep(0.3)
     refused = front.embed("a")
@@ -209,7 +209,7 @@ def test_replicas_that_are_restarted_one_after_the_other_lose_no_request(front, 
     assert set(clients.statuses) == {200}
 
 
-def test_what_a_killed_replica_was_answering_is_asked_of_another(front, replicas):
+def test_requests_at_a_killed_replica_are_sent_to_another(front, replicas):
     with Clients(front) as clients:
         time.sleep(0.7)
         replicas[0].kill()
@@ -233,7 +233,7 @@ def test_connections_to_a_replica_are_kept_and_used_again(replicas, tmp_path):
 def test_a_request_over_a_kept_connection_that_the_replica_closes_is_asked_again(tmp_path):
     with Forgetful() as replica, nginx.Nginx([replica.port], tmp_path) as front:
         assert [front.embed("a").status for _ in range(4)] == [200] * 4
-        # The first request made a connection; of the others each met its end and was sent again.
+        # The first request made a connection. Each of the others found its connection closed and was sent again.
         assert replica.closed == 3
 
 

@@ -1,4 +1,4 @@
-"""No option of Gunicorn's is taken and then ignored without a word."""
+"""No option of Gunicorn's is silently ignored."""
 
 import pytest
 

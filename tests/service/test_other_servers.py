@@ -1,6 +1,7 @@
-"""The application on other servers than our own worker, where `encode()` computes at once."""
+"""The application on other WSGI servers than the service's own worker, where `encode()` computes at once."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,11 +20,17 @@ def test_gunicorns_threads_serve_it(model, encoder, queries, tmp_path, pool):
         replies = list(pool.map(server.embed, queries[:8]))
         expected = encoder.encode(encoder.tokenize(queries[:8]).ids)
         assert np.abs(np.array([reply.json["embeddings"][0] for reply in replies]) - expected).max() <= 2e-6
-        # More than one pass carries.
+        # A large request: more tokens than one forward pass carries.
         assert len(server.embed(queries * 5).json["embeddings"]) == 5 * len(queries)
         for path in ("/health", "/ready", "/metrics", "/info", "/"):
             assert server.get(path).status == 200
         assert server.embed("").status == 422
+        [worker] = server.workers()
+        os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: server.workers() not in ([], [worker]))
+        assert server.embed("a").status == 200
+        os.kill(server.pid, signal.SIGTERM)
+        server.wait(30)
         assert "Traceback" not in server.log()
 
 

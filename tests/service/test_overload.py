@@ -18,7 +18,7 @@ def test_more_waiting_requests_than_allowed_are_refused_and_the_others_answered(
     bind = f"unix:{tmp_path}/socket" if bind == "unix" else bind
     server = start(workers=1, EMBEDDING_MAX_WAITING="4", BIND=bind)
     replies = [pool.submit(server.embed, BLOCKING_TEXT) for _ in range(40)]
-    # What takes no time is answered meanwhile.
+    # Requests that need no forward pass are answered meanwhile.
     for path in ("/health", "/ready", "/info", "/metrics", "/nothing", "/"):
         assert server.get(path).status == (404 if path == "/nothing" else 200)
     replies = [reply.result() for reply in replies]
@@ -54,12 +54,12 @@ def test_large_requests_beyond_the_limit_are_refused(start, occupy):
     server = start(workers=1, EMBEDDING_MAX_WAITING="3")
     accepted = occupy(server, count=3, seconds=2)
     assert server.metrics()["embedding_requests_waiting"] == 3
-    refused = server.embed(text_taking(1))
+    refused = server.embed(text_taking(seconds=1))
     assert (refused.status, refused.json["error"]["code"]) == (503, "overloaded")
     assert int(refused.headers["Retry-After"]) >= 1
     assert server.embed("a").status == 200
     assert [reply.result().status for reply in accepted] == [200] * 3
-    assert server.embed(text_taking(0.25)).status == 200
+    assert server.embed(text_taking(seconds=0.25)).status == 200
 
 
 def padded(size):
@@ -102,7 +102,7 @@ def send_what_fits(connection, data):
     return sent
 
 
-def test_who_holds_memory_for_long_is_closed_when_others_wait_for_it(start):
+def test_a_client_that_holds_memory_for_long_is_closed_when_others_wait_for_it(start):
     server = start(workers=1, EMBEDDING_MAX_BODY_BYTES=str(MB), EMBEDDING_MAX_TEXTS="10", EMBEDDING_CLIENT_TIMEOUT="2")
     head, body = padded(MB)
     slow = [server.client(head) for _ in range(2)]
@@ -110,7 +110,7 @@ def test_who_holds_memory_for_long_is_closed_when_others_wait_for_it(start):
     time.sleep(0.3)
     waiting = server.client(head)
     wait_until(lambda: server.metrics()["embedding_requests_waiting"] == 1)
-    # They move more than 32 KB a second, so that only the memory speaks against them.
+    # They send more than 32 KB a second, so that only the memory they hold is a reason to close them.
     closed, sent = None, 0
     while closed is None:
         time.sleep(0.2)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: install De
 @pytest.fixture(scope="module")
 def browser():
     with sync_playwright() as playwright:
-        # A Space has an address on the Internet; the one here is local, which other sites may not frame unasked.
+        # A Space has a public address. The one here is local: other sites may frame it only if the user permits that.
         options = ["--no-sandbox", "--disable-features=LocalNetworkAccessChecks"]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
         yield browser
@@ -121,7 +121,7 @@ def test_a_vector_can_be_chosen(open_page):
         ("cats", [], "among these texts", "Must hold at least one text."),
     ],
 )
-def test_errors_are_told_beside_the_field(open_page, query, texts, field, message):
+def test_errors_are_shown_beside_the_field(open_page, query, texts, field, message):
     page = open_page(allowed="422")
     expect(page.locator("#ranking li")).to_have_count(8)
     rank(page, query, texts)
@@ -163,7 +163,7 @@ def test_a_long_list_shows_how_far_it_is_and_can_be_stopped(open_page):
     ("status", "body"),
     [(502, "<h1>Bad gateway</h1>"), (502, '{"detail": "bad"}'), (502, '{"error": "bad"}'), (200, "<h1>Asleep</h1>")],
 )
-def test_an_answer_that_is_not_of_the_service_is_told(open_page, status, body):
+def test_an_answer_that_is_not_of_the_service_is_reported(open_page, status, body):
     page = open_page(allowed="502")
     expect(page.locator("#ranking li")).to_have_count(8)
     page.route("**/embed", lambda route: route.fulfill(status=status, body=body))
@@ -191,7 +191,7 @@ def test_it_waits_for_a_busy_service(open_page):
     expect(page.locator("#figures")).to_contain_text("1000 until the service had room")
 
 
-def test_a_service_that_is_gone_is_told(open_page):
+def test_a_service_that_cannot_be_reached_is_reported(open_page):
     page = open_page(allowed="ERR_FAILED")
     expect(page.locator("#ranking li")).to_have_count(8)
     page.route("**/embed", lambda route: route.abort())
@@ -199,7 +199,7 @@ def test_a_service_that_is_gone_is_told(open_page):
     expect(page.locator("#form-error")).to_contain_text("cannot be reached")
 
 
-def test_lines_are_what_is_counted(open_page):
+def test_each_line_is_a_text(open_page):
     page = open_page()
     rank(page, "a cat", ["dogs, mice"])
     rank(page, "a cat", ["dogs", "", " mice", ""])

@@ -1,4 +1,4 @@
-"""Under SCRIPT_NAME all paths have a prefix, but those of probes need none."""
+"""With SCRIPT_NAME all paths have a prefix; probes are also answered without it."""
 
 from tests.support.server import Server
 

@@ -35,7 +35,7 @@ def is_error(reply, status, code):
 
 
 def peak_memory(service, request):
-    """Send a request twice at once; the replies, and the most memory seen meanwhile in MB."""
+    """Send a request twice at once; returns the replies, and the most memory seen meanwhile, in MB."""
     with ThreadPoolExecutor(2) as clients:
         replies = [clients.submit(service.raw, request) for _ in range(2)]
         peak = service.memory()
@@ -198,7 +198,7 @@ def test_a_client_that_sends_much_gets_its_answer(service, path, content_type, s
         (b"TRACE / HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
     ],
 )
-def test_what_is_not_http_gets_an_error_in_the_one_shape(service, request_, status):
+def test_an_invalid_request_gets_an_error_in_the_one_shape(service, request_, status):
     reply = service.raw(request_, half_close=True)
     assert reply.status == status
     assert reply.headers["Content-Type"] == "application/json"
@@ -226,7 +226,7 @@ def test_megabytes_of_small_values_cost_no_memory(service, value):
 
 
 def compute_threads(service):
-    """The niceness of each thread that has computed for a tenth of a second and more, by its path; the first not."""
+    """The niceness, by its path, of each thread that has computed for a tenth of a second, without the main threads."""
     niceness = {}
     for task in (task for pid in service.workers() for task in Path(f"/proc/{pid}/task").iterdir()):
         fields = (task / "stat").read_text().rpartition(")")[2].split()
@@ -245,7 +245,7 @@ def test_a_large_request_alone_uses_all_cores_at_a_lower_priority(model, encoder
 
 
 def test_the_file_of_the_weights_does_not_stay_in_memory(service, model):
-    """Beside the copies that the engine computes with; nor does what they came by from the process that read it."""
+    """Only the engine's copy stays: not the file, and not the memory by which the child that read it passed it on."""
     maps = Path(f"/proc/{service.pid}/maps").read_text()
     assert str((model.directory / "model.safetensors").resolve()) not in maps
     assert "memfd" not in maps

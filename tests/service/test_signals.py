@@ -16,7 +16,7 @@ from tests.support.tiny import BLOCKING_TEXT, text_taking
 KEPT = [True, False]
 
 
-def test_a_stop_finishes_what_was_accepted_and_says_so_to_the_others(start, occupy):
+def test_a_stop_answers_accepted_requests_and_refuses_others(start, occupy):
     server = start()
     accepted = occupy(server, count=4, seconds=2)
     request = embed_request("a")
@@ -32,7 +32,7 @@ def test_a_stop_finishes_what_was_accepted_and_says_so_to_the_others(start, occu
         sending.send(request[-5:])
         reply = sending.reply()
         assert (reply.status, reply.headers["Connection"]) == (200, "close")
-        # A connection that is idle is closed without a word.
+        # An idle connection is closed silently.
         assert kept.rest() == b""
         assert not any(reply.done() for reply in accepted[-1:])
     assert [reply.result().status for reply in accepted] == [200] * 4
@@ -54,7 +54,7 @@ def test_a_client_that_sends_nothing_does_not_hold_up_a_stop(start, asked):
         assert time.monotonic() - began < 10
 
 
-def test_a_client_that_was_silent_at_the_stop_is_answered_told_or_closed(start, occupy):
+def test_a_request_sent_after_the_stop_is_answered_or_refused(start, occupy):
     server = start()
     accepted = occupy(server, count=2, seconds=3)
     clients = [server.client() for _ in range(4)]
@@ -80,8 +80,8 @@ def test_a_burst_before_a_stop_is_answered_to_the_last(start):
     assert [reply.body for reply in replies if reply.status != 200] == []
 
 
-def test_what_is_in_the_backlog_at_the_stop_is_answered(start):
-    """The pass that is under way holds up the only worker, and the others are not accepted yet."""
+def test_requests_in_the_backlog_at_the_stop_are_answered(start):
+    """A forward pass blocks the only worker, so that most connections are not accepted yet."""
     server = start(workers=1)
     connections = [server.connect(embed_request(BLOCKING_TEXT)) for _ in range(20)]
     os.kill(server.pid, signal.SIGTERM)
@@ -92,7 +92,7 @@ def test_what_is_in_the_backlog_at_the_stop_is_answered(start):
 
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM"])
 def test_a_large_answer_outlives_a_reload_and_a_stop(start, name):
-    """It does not fit into the socket's buffer, and its client reads it only when its worker has been told to leave."""
+    """It does not fit into the socket's buffer, and its client reads it only after its worker has been told to stop."""
     server = start(workers=1, EMBEDDING_MAX_TEXTS="200000", EMBEDDING_MAX_TOKENS="1000000")
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -114,7 +114,7 @@ def test_a_quick_stop_is_quick(start, occupy, reload):
     with server.connect(b"POST /embed HT"):
         replies = occupy(server, count=2, seconds=14)
         if reload:
-            # Which waits for the workers.
+            # The reload waits for the old workers.
             os.kill(server.pid, signal.SIGHUP)
             wait_until(lambda: len(server.workers()) == 4)
         os.kill(server.pid, signal.SIGINT)
@@ -122,7 +122,7 @@ def test_a_quick_stop_is_quick(start, occupy, reload):
         assert all(isinstance(reply.exception(), OSError) for reply in replies)
 
 
-def test_the_workers_of_a_killed_master_answer_and_leave(start, occupy):
+def test_the_workers_of_a_killed_master_answer_and_stop(start, occupy):
     server = start()
     workers = server.workers()
     with server.client() as kept:
@@ -134,7 +134,7 @@ def test_the_workers_of_a_killed_master_answer_and_leave(start, occupy):
     wait_until(lambda: not any(is_alive(pid) for pid in workers), seconds=10)
 
 
-def test_a_worker_that_is_stopped_while_it_is_born_is_replaced(start):
+def test_a_worker_that_is_stopped_while_it_starts_is_replaced(start):
     server = start(workers=1)
     for _ in range(40):
         (old,) = server.workers()
@@ -179,7 +179,7 @@ def test_a_new_master_takes_over_under_load_without_a_failed_request(start, keep
         (new,) = set(server.workers()) - old
         children = Path(f"/proc/{new}/task/{new}/children")
         wait_until(lambda: len(children.read_text().split()) == 2)
-        # Both masters serve now; the old one leaves.
+        # Both masters serve now; the old one stops.
         os.kill(server.pid, signal.SIGTERM)
         server.wait(30)
         for _ in range(20):
@@ -208,11 +208,11 @@ def test_workers_come_and_go_under_load_without_a_failed_request(start):
     assert failures == []
 
 
-def test_a_killed_worker_is_replaced_and_loses_only_what_it_had(start, occupy, pool):
+def test_a_killed_worker_is_replaced_and_loses_only_its_own_request(start, occupy, pool):
     server = start(workers=1)
     (victim,) = server.workers()
     (lost,) = occupy(server, count=1, seconds=10)
-    # What is in the backlog is in nobody's hands.
+    # Connections in the backlog belong to no worker yet.
     os.kill(victim, signal.SIGSTOP)
     waiting = [server.connect(embed_request("a", "Connection: close")) for _ in range(8)]
     os.kill(victim, signal.SIGKILL)
@@ -225,10 +225,10 @@ def test_a_killed_worker_is_replaced_and_loses_only_what_it_had(start, occupy, p
 
 
 def test_a_killed_worker_no_longer_counts_as_idle(start):
-    """Or the other would close connections for ever, in favour of nobody."""
+    """Otherwise the other worker would close connections for ever, for an idle worker that does not exist."""
     server = start("--timeout", "0")
     idle, _ = server.workers()
-    # It is killed in its sleep, and not replaced.
+    # It is killed while it is stopped, and not replaced.
     os.kill(idle, signal.SIGSTOP)
     os.kill(server.pid, signal.SIGTTOU)
     os.kill(idle, signal.SIGKILL)
@@ -246,7 +246,7 @@ def test_a_long_request_outlives_the_timeout(start):
     server = start("--timeout", "2", workers=1)
     worker = server.workers()
     # A second for each micro-batch.
-    assert server.embed([text_taking(1, letter) for letter in "abcdefgh"]).status == 200
+    assert server.embed([text_taking(seconds=1)] * 8).status == 200
     assert server.workers() == worker
 
 
@@ -258,8 +258,8 @@ def test_a_worker_that_hangs_is_replaced(start, how):
         if how == "stopped":
             os.kill(worker[0], signal.SIGSTOP)
         else:
-            # Its event loop is well, and its compute threads have finished nothing for long.
-            connection.sendall(embed_request(text_taking(14)))
+            # Its event loop works, but its compute threads have finished nothing for long.
+            connection.sendall(embed_request(text_taking(seconds=14)))
         wait_until(lambda: server.workers() not in (worker, []))
         assert server.get("/health").status == 200
         assert server.embed("a").status == 200

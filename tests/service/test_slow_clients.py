@@ -1,4 +1,4 @@
-"""Clients that are slow, silent, hostile or gone, and what they cost the others."""
+"""Clients that are slow, silent, hostile or gone do not hold up the others."""
 
 import http.client
 import json
@@ -25,7 +25,7 @@ def test_probes_are_answered_while_every_worker_computes(slow, occupy):
     assert [reply.result().status for reply in bulk] == [200] * 4
 
 
-def test_200_idle_and_half_sent_requests_cost_nobody_anything_and_are_closed(slow):
+def test_200_idle_and_half_sent_requests_hold_up_no_others_and_are_closed(slow):
     beginnings = [b"", b"\r\n", b"P", HEAD, HEAD + b"Content-Length: 100\r\n\r\n" + b'{"texts":']
     connections = [slow.connect(beginnings[number % 5]) for number in range(200)]
     for _ in range(20):
@@ -40,7 +40,7 @@ def test_200_idle_and_half_sent_requests_cost_nobody_anything_and_are_closed(slo
     assert slow.metrics()['embedding_connections_dropped_total{reason="slow"}'] >= 40
 
 
-def test_200_kept_connections_that_are_idle_cost_nobody_anything(slow):
+def test_200_kept_connections_that_are_idle_hold_up_no_others(slow):
     clients = [slow.client(get("/health")) for _ in range(200)]
     assert [client.reply().status for client in clients] == [200] * 200
     for _ in range(20):
@@ -60,7 +60,7 @@ def slow_reader(server, request):
     return connection
 
 
-def test_200_slow_readers_cost_nobody_anything(slow):
+def test_200_slow_readers_hold_up_no_others(slow):
     """Of so many large requests some are refused."""
     readers = [slow_reader(slow, embed_request(["a"] * 300, "Connection: close")) for _ in range(200)]
     for _ in range(20):
@@ -69,13 +69,13 @@ def test_200_slow_readers_cost_nobody_anything(slow):
     answers = [read(reader) for reader in readers]
     for reader in readers:
         reader.close()
-    # What the client's system has taken in arrives; answers this small may fit there.
+    # The part of an answer that the client's socket buffer has taken arrives; answers this small may fit whole.
     whole = [parse(answer) for answer in answers if answer and answer.endswith(b"}")]
     assert {reply.status for reply in whole} <= {200, 503}
     assert slow.embed("a").status == 200
 
 
-def test_who_reads_slowly_holds_up_no_worker(service):
+def test_a_client_that_reads_slowly_holds_up_no_worker(service):
     with slow_reader(service, embed_request(["a"] * 2048, "Connection: close")) as connection:
         answer = connection.recv(100)
         wait_until(lambda: service.busy() == 0)
@@ -85,14 +85,14 @@ def test_who_reads_slowly_holds_up_no_worker(service):
     assert len(reply.json["embeddings"]) == 2048
 
 
-def test_who_sends_a_byte_now_and_then_is_cut_off(slow):
+def test_a_client_that_sends_a_byte_now_and_then_gets_a_timeout(slow):
     with slow.connect(HEAD) as connection:
         while not select.select([connection], [], [], 0.2)[0]:
             connection.sendall(b"x")
         assert parse(connection.recv(65536)).status == 408
 
 
-def test_who_sends_steadily_may_take_longer_than_the_timeout(slow):
+def test_a_client_that_sends_steadily_may_take_longer_than_the_timeout(slow):
     body = json.dumps({"texts": "a"}).encode() + b" " * 400_000
     with slow.client(post(b"", f"Content-Length: {len(body)}")) as client:
         for start in range(0, len(body), 50_000):
@@ -101,19 +101,19 @@ def test_who_sends_steadily_may_take_longer_than_the_timeout(slow):
         assert client.reply().status == 200
 
 
-def test_who_stops_in_the_middle_of_a_body_is_told(slow):
+def test_a_client_that_stops_within_a_body_gets_a_timeout(slow):
     with slow.client(post(b'{"texts": ', "Content-Length: 99")) as client:
         assert client.reply().json["error"]["code"] == "request_timeout"
 
 
-def test_what_nobody_waits_for_is_not_computed(slow, occupy):
+def test_requests_of_clients_that_have_gone_are_not_computed(slow, occupy):
     before = slow.metrics()
     bulk = occupy(slow, count=4, seconds=2)
-    gone = [slow.connect(embed_request([text_taking(8, letter) for letter in "abcdefgh"])) for _ in range(8)]
+    gone = [slow.connect(embed_request([text_taking(seconds=8)] * 8)) for _ in range(8)]
     wait_until(lambda: slow.busy() == 12)
     for connection in gone:
         connection.close()
-    # They would take minutes.
+    # The requests of the clients that have gone would take minutes.
     assert [reply.result().status for reply in bulk] == [200] * 4
     wait_until(lambda: slow.metrics().get(GONE, 0) == before.get(GONE, 0) + 8)
     assert slow.busy() == 0
@@ -123,24 +123,24 @@ def test_what_nobody_waits_for_is_not_computed(slow, occupy):
     assert slow.metrics()[requests] == slow.metrics()[GONE]
 
 
-def test_what_nobody_waits_for_any_longer_is_not_computed_to_its_end(slow):
+def test_a_request_whose_client_goes_is_not_computed_to_its_end(slow):
     before = slow.metrics()
-    with slow.connect(embed_request([text_taking(1, letter) for letter in "abcdefghijklmnop"])):
+    with slow.connect(embed_request([text_taking(seconds=1)] * 16)):
         wait_until(lambda: slow.busy() == 1)
     wait_until(lambda: slow.metrics().get(GONE, 0) == before.get(GONE, 0) + 1, seconds=5)
     # The compute threads are free again.
-    assert slow.embed(text_taking(0.25)).status == 200
+    assert slow.embed(text_taking(seconds=0.25)).status == 200
 
 
-def test_who_closes_its_sending_half_counts_as_gone(slow):
-    with slow.client(embed_request(text_taking(1))) as client:
+def test_a_client_that_closes_its_sending_half_counts_as_gone(slow):
+    with slow.client(embed_request(text_taking(seconds=1))) as client:
         wait_until(lambda: slow.busy() == 1)
         client.socket.shutdown(socket.SHUT_WR)
         reply = client.reply()
     assert (reply.status, reply.json["error"]["code"]) == (499, "client_gone")
 
 
-def test_who_leaves_in_the_middle_is_no_error_of_ours(slow):
+def test_a_client_that_leaves_is_no_error_of_the_service(slow):
     failed = 'embedding_connections_dropped_total{reason="failed"}'
     before = slow.metrics().get(failed, 0)
     for data in (b"P", HEAD, HEAD + b"Content-Length: 10\r\n\r\nabc", embed_request("a"), embed_request(["a"] * 2000)):
@@ -150,7 +150,7 @@ def test_who_leaves_in_the_middle_is_no_error_of_ours(slow):
     assert slow.metrics().get(failed, 0) == before
 
 
-def test_who_drips_after_its_answer_is_left_after_seconds(slow):
+def test_a_client_that_still_sends_after_its_answer_is_closed_after_seconds(slow):
     with slow.connect(post(b"", "Content-Length: 99999999")) as connection:
         assert parse(connection.recv(65536)).status == 413
         for _ in range(60):
@@ -201,10 +201,10 @@ def test_200_malformed_requests_get_a_4xx_or_a_closed_connection(service):
     statuses = []
     for seed in range(200):
         with service.client(malformed(seed)) as client:
-            # What waits for more of a request finds out that there is none.
+            # So that the service does not wait for the rest of an incomplete request.
             client.socket.shutdown(socket.SHUT_WR)
             reply = client.reply()
-            # Nothing follows an error but the end.
+            # After an error the connection ends.
             assert reply is None or reply.status < 400 or client.rest() == b""
         statuses.append(reply and reply.status)
     assert not [status for status in statuses if status and not 200 <= status < 500]

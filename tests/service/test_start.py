@@ -76,7 +76,7 @@ def test_serve_says_what_is_wrong_with_the_number_of_workers(no_hub, value):
     assert_one_sentence(result, f"WEB_CONCURRENCY={value!r} makes no sense: set it to a whole number of at least 1")
 
 
-def test_serve_takes_an_empty_number_of_workers_for_none(model, tmp_path):
+def test_an_empty_number_of_workers_counts_as_not_set(model, tmp_path):
     environment = model.environment | {"WEB_CONCURRENCY": ""}
     with Server(environment, tmp_path, command=["python", "-m", "embedding_api", "serve"]) as server:
         wait_until(lambda: server.started() == usable_cores())
@@ -86,13 +86,13 @@ def test_serve_takes_an_empty_number_of_workers_for_none(model, tmp_path):
 MISSED = f"start it with -c {ROOT / 'embedding_api' / 'gunicorn.conf.py'}"
 
 
-def test_gunicorn_that_was_called_in_another_folder_has_not_read_our_configuration(no_hub, tmp_path):
+def test_gunicorn_that_was_called_in_another_folder_warns_that_it_has_not_read_the_configuration(no_hub, tmp_path):
     result = run(["gunicorn", "-b", "127.0.0.1:0", "--chdir", str(ROOT), "wsgi:app"], no_hub, tmp_path)
     assert result.stderr.count(MISSED) == 1
 
 
 @pytest.mark.parametrize("option", ["-c", "--config"])
-def test_whoever_chooses_another_configuration_knows_that(no_hub, tmp_path, option):
+def test_another_configuration_gets_no_warning(no_hub, tmp_path, option):
     other = tmp_path / "other.py"
     other.touch()
     result = run(["gunicorn", "-b", "127.0.0.1:0", "--chdir", str(ROOT), option, other, "wsgi:app"], no_hub, tmp_path)
@@ -106,12 +106,12 @@ def test_another_wsgi_server_needs_no_configuration(no_hub):
     assert MISSING[0] in result.stderr
 
 
-def test_ready_means_ready(model, tmp_path):
-    """Whoever is first once it is ready waits no longer than others: for no worker that starts, and no first time."""
+def test_the_first_request_after_ready_is_not_slower(model, tmp_path):
+    """The first request waits for no worker that starts, and for nothing that is done only once."""
     with Server(model.environment, tmp_path) as server:
         wait_until(lambda: server.get("/ready").status == 200)
         first, *others = [seconds(lambda: server.embed("hello world")) for _ in range(20)]
-    # And 50 ms for the noise of a machine that runs other tests.
+    # 50 ms more, as the machine may run other tests.
     assert first < 2 * statistics.median(others) + 0.05
 
 
@@ -131,12 +131,12 @@ def test_serve_falls_back_to_the_demo_model_and_says_so(no_hub, tmp_path):
         assert len(reply.json["embeddings"][0]) == reply.json["dimension"] == 384
 
 
-def test_serve_tells_of_a_taken_address_before_it_loads_the_model(service):
+def test_serve_reports_an_address_in_use_before_it_loads_the_model(service):
     result = run(["embedding_api", "serve"], {"BIND": f"127.0.0.1:{service.port}"})
     assert_one_sentence(result, f"BIND=127.0.0.1:{service.port} cannot be listened on", "set BIND or PORT")
 
 
-def test_serve_does_not_swap_a_model_that_was_asked_for(no_hub):
+def test_serve_does_not_replace_a_model_that_was_named(no_hub):
     result = run(["embedding_api", "serve"], no_hub | {"EMBEDDING_MODEL": "owner/name"})
     assert_one_sentence(result, "owner/name", "cannot be reached")
 

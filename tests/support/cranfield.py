@@ -1,4 +1,4 @@
-"""The Cranfield collection, from the directory that CRANFIELD names; made-up texts without it."""
+"""The Cranfield collection, from the directory that CRANFIELD names, or made-up texts if it is not set."""
 
 import os
 import random

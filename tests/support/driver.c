@@ -1,4 +1,4 @@
-// Runs the kernel where Python cannot: beside a sanitizer, or as a program for another CPU.
+// Runs the kernel where Python cannot: with a sanitizer, or as a program for another CPU.
 //
 // Standard input has a struct header; the model's arrays in the order in which the structs below read them, each behind
 // its size in bytes, an int64; and batches: the number of texts, their lengths and their token ids, all of them int32.

@@ -1,4 +1,4 @@
-"""The kernel in a program of its own, driver.c."""
+"""The kernel in a program of its own, made of driver.c."""
 
 import subprocess
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ FILES = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Driver:
-    """A driver that is compiled, and the command that runs it."""
+    """A compiled driver, by the command that runs it."""
 
     command: list[str]
 
     @classmethod
     def compile(cls, path, compiler, *kernel, runner=()):
-        """Compiles it as `path` with the kernel, which is C sources or a shared object.
+        """Compile driver.c and the kernel, C sources or a shared object, to the program `path`.
 
         Raises:
-            CalledProcessError: it cannot be compiled, or not without a warning.
+            CalledProcessError: it cannot be compiled without an error or a warning.
         """
         warnings = "-Wall", "-Wextra", "-Werror"
         command = *compiler, "-std=c17", *warnings, f"-I{FOLDER}", FILES / "driver.c", *kernel, "-o", path

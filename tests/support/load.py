@@ -1,4 +1,4 @@
-"""Clients that ask without pause."""
+"""Clients that send one request after the other."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +9,9 @@ from tests.support.server import embed_request
 
 @contextmanager
 def load(server, clients=4, keep_alive=True, text="a"):
-    """Clients that ask without pause, for a `with` statement; gives the list of all that did not go well.
+    """Clients that send one request after the other, for a `with` statement, which gets the list of failures.
 
-    One whose connection was closed before it sent its request takes another, as every HTTP library does.
+    A client whose connection was closed before it sent its request opens another, as every HTTP library does.
     """
     failures, end = [], threading.Event()
     request = embed_request(text, *([] if keep_alive else ["Connection: close"]))

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.support.server import ROOT, Server, wait_until
 
 CONFIG = ROOT / "deploy" / "nginx" / "embedding-api.conf"
-# Debian has it where only root looks.
+# Debian has it in a folder that is only in root's PATH.
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 MAIN = """
 daemon off;

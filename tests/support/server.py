@@ -78,7 +78,7 @@ class Server:
             self._process.wait()
 
     def adopt(self, master):
-        """Take another process for the master, the one that its own master has started."""
+        """Use another process as the master: the one that the first master has started."""
         self.pid = master
 
     def wait(self, seconds):
@@ -93,7 +93,7 @@ class Server:
         return sorted(map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()))
 
     def metrics_directory(self):
-        """Where its workers count."""
+        """The directory of the workers' metrics."""
         maps = Path(f"/proc/{self.pid}/maps").read_text()
         return Path(re.search(r"\S+/embedding-metrics-\S+?(?=/)", maps)[0])
 
@@ -117,19 +117,19 @@ class Server:
         return self.request("GET", path)
 
     def metrics(self):
-        """What /metrics has, as `figures` gives it."""
+        """The values of /metrics, as `figures` returns them."""
         return figures(self.get("/metrics").body.decode())
 
     def started(self):
-        """How many workers have started since the service did; those that are just booting have not."""
+        """How many workers have started since the start of the service; a worker that is booting does not count."""
         return self.metrics()["embedding_workers_started_total"]
 
     def busy(self):
-        """How many requests are being worked on, without the one that asks."""
+        """How many requests are in progress, without the one that asks for this number."""
         return self.metrics()["embedding_requests_in_progress"] - 1
 
     def connect(self, data=b"", timeout=60):
-        """A connection to the server on which so much has been sent."""
+        """A connection to the server, on which `data` has been sent."""
         connection = socket.socket(socket.AF_UNIX if self.path else socket.AF_INET)
         connection.settimeout(timeout)
         try:
@@ -141,7 +141,7 @@ class Server:
         return connection
 
     def client(self, data=b""):
-        """A `Client` that has sent so much."""
+        """A `Client` that has sent `data`."""
         return Client(self.connect(data))
 
     def embed(self, texts, timeout=300, **fields):
@@ -149,7 +149,7 @@ class Server:
         return self.post("/embed", {"texts": texts, **fields}, timeout)
 
     def post(self, path, fields, timeout=300):
-        """POST fields as JSON, and the reply, for which to wait so many seconds."""
+        """POST fields as JSON, and the reply; `timeout` is in seconds."""
         return self.request("POST", path, json.dumps(fields).encode(), timeout, Content_Type="application/json")
 
     def raw(self, data, half_close=False):
@@ -164,7 +164,7 @@ class Server:
 
 
 class Client:
-    """A connection that is kept open, for a `with` statement: what is sent on it, and the replies in turn."""
+    """A connection that is kept open, for a `with` statement: sends on it, and reads the replies in turn."""
 
     def __init__(self, connection):
         self.socket = connection
@@ -197,9 +197,13 @@ class Client:
         self.send(data)
         return self.reply(is_head=data.startswith(b"HEAD"))
 
+    def has_reply(self):
+        """Whether a part of a reply has come, or the end of the connection."""
+        return bool(select.select([self.socket], [], [], 0)[0])
+
     def is_closed(self):
         """Whether the server has closed the connection."""
-        if not select.select([self.socket], [], [], 0)[0]:
+        if not self.has_reply():
             return False
         try:
             return not self.socket.recv(1, socket.MSG_PEEK)
@@ -207,12 +211,12 @@ class Client:
             return True
 
     def rest(self):
-        """What comes until the connection closes."""
+        """The bytes that come until the connection closes."""
         return self._file.read()
 
 
 def is_alive(pid):
-    """Whether a process lives; one that has ended and that nobody has asked for does not."""
+    """Whether a process lives; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -220,7 +224,7 @@ def is_alive(pid):
 
 
 def wait_until(condition, seconds=60):
-    """Come back as soon as a condition holds; it must within so many seconds."""
+    """Wait until a condition holds. Fails if it does not within so many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
@@ -234,13 +238,13 @@ def pss(pid):
 
 
 def figures(text):
-    """A text of /metrics as a value for each name with its labels, such as 'embedding_errors_total{code="x"}'."""
+    """The values in a text of /metrics, by name with labels, such as 'embedding_errors_total{code="x"}'."""
     lines = [line.rpartition(" ") for line in text.splitlines() if line[0] != "#"]
     return {name: float(value) for name, _, value in lines}
 
 
 def post(body, *headers, path="/embed", content_type="application/json"):
-    """The bytes of a POST request; its length is for the caller to tell in a header."""
+    """The bytes of a POST request. The caller gives its length in a header."""
     lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Type: {content_type}", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
@@ -257,7 +261,7 @@ def embed_request(texts, *headers):
 
 
 def read(connection):
-    """All that comes until the connection closes."""
+    """All bytes that come until the connection closes."""
     return b"".join(iter(lambda: connection.recv(65536), b""))
 
 

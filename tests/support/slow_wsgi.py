@@ -1,4 +1,4 @@
-"""An application for Gunicorn whose encoder takes as long as the texts say: `tiny.text_taking`."""
+"""An application for Gunicorn whose encoder takes as many seconds as a text of `tiny.text_taking` says."""
 
 from embedding_api.app import create_app
 from tests.support.tiny import SlowEngine, tiny_encoder

@@ -6,7 +6,7 @@ from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import BertConfig, BertModel
 
-# What the shapes in tests are made of.
+# The names of the values in the tests' shapes.
 SHAPE = "hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "pooling"
 
 
@@ -15,7 +15,7 @@ class Modules(list):
 
 
 def small_bert(pooling="cls", **changes):
-    """One of three layers and 64 dimensions, with changes to its configuration."""
+    """A BERT of three layers and 64 dimensions, with changes to its configuration."""
     torch.manual_seed(1)
     config = {"vocab_size": 99, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
     config |= {"intermediate_size": 100, "max_position_embeddings": 64, "initializer_range": 0.3} | changes
@@ -32,7 +32,7 @@ def assemble(backbone, pooling, width):
 
 
 def reference(model, batch):
-    """What transformers makes of the batch, text by text."""
+    """The vectors that transformers computes, text by text."""
     vectors = []
     for ids in batch:
         ids = torch.tensor([ids])

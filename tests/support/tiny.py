@@ -1,4 +1,4 @@
-"""A small encoder that knows letters instead of language, for tests that any encoder serves."""
+"""A small encoder with a token for each letter, for tests that need no real model."""
 
 import time
 
@@ -44,7 +44,7 @@ class TinyEngine:
 
 
 class SlowEngine(TinyEngine):
-    """Takes no time for a short text, and seconds for one that `text_taking` has made, which is a large request."""
+    """Takes no time for a short text, and seconds for one of `text_taking`, which makes its request a large one."""
 
     micro_batch_tokens = 8
     step_seconds = 0.25
@@ -55,11 +55,11 @@ class SlowEngine(TinyEngine):
         return super().forward(batch)
 
 
-# A short text whose pass takes a quarter of a second, in which its worker does nothing else; and its token.
+# A short text whose forward pass blocks its worker for a quarter of a second; and its token.
 BLOCKING_TEXT, BLOCKING_ID = "z", 29
 
 
-def text_taking(seconds, letter="a"):
-    """A text for which the slow engine takes so many seconds: quarters, at most 14."""
-    # Beside the letters there are [CLS] and [SEP].
-    return letter * (SlowEngine.micro_batch_tokens - 2 + round(seconds / SlowEngine.step_seconds))
+def text_taking(*, seconds):
+    """A text for which the slow engine takes so many seconds, a multiple of 0.25 up to 14."""
+    # [CLS] and [SEP] are two more tokens.
+    return "a" * (SlowEngine.micro_batch_tokens - 2 + round(seconds / SlowEngine.step_seconds))

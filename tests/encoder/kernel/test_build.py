@@ -1,4 +1,4 @@
-"""The kernel's shared objects are built anywhere, the same each time, and a failure is told."""
+"""The kernel's shared objects can be built anywhere, with the same bytes each time, and a failure is reported."""
 
 import hashlib
 import runpy
@@ -96,7 +96,7 @@ def test_without_the_compiler_it_says_so(sources):
     assert "ziglang, is not installed" in result.stderr
 
 
-def test_a_folder_that_cannot_be_written_to_is_told(sources):
+def test_a_folder_that_cannot_be_written_to_is_reported(sources):
     sentence = runpy.run_path(str(sources / "build.py"))["build"](sources / "absent", "aarch64")
     assert sentence.startswith("The kernel could not be built: [Errno 2]")
 

@@ -91,8 +91,8 @@ def test_mean_pooling_in_a_real_model(queries):
 
 @settings(max_examples=50, deadline=None)
 @given(st.data())
-def test_a_vector_does_not_depend_on_its_company(engine, data):
-    """Not in a single bit: alone, in any batch, at any place."""
+def test_a_vector_does_not_depend_on_its_batch(engine, data):
+    """Not in a single bit: alone, in any batch, in any position."""
     lengths = data.draw(st.lists(st.integers(1, 64), min_size=1, max_size=70))
     batch = texts(*lengths, seed=data.draw(st.integers(0, 5)))
     order = data.draw(st.permutations(range(len(batch))))
@@ -104,7 +104,7 @@ def test_a_vector_does_not_depend_on_its_company(engine, data):
     np.testing.assert_array_equal(together[order], shuffled)
 
 
-def test_nor_on_threads(engine):
+def test_vectors_do_not_depend_on_threads(engine):
     batches = [texts(*[length] * 5, seed=length) for length in range(1, 65)]
     alone = list(map(engine.forward, batches))
     with ThreadPoolExecutor(4) as threads:
@@ -113,7 +113,9 @@ def test_nor_on_threads(engine):
                 np.testing.assert_array_equal(vectors, expected)
 
 
-def test_nor_do_those_of_the_real_model(library, encoder, sentence_transformer, documents, queries):
+def test_vectors_of_the_real_model_do_not_depend_on_their_batch(
+    library, encoder, sentence_transformer, documents, queries
+):
     engine = KernelEngine(library, bert_weights(sentence_transformer))
     ids = encoder.tokenize([*documents[:12], *queries[:10]]).ids
     np.testing.assert_array_equal(engine.forward(ids), np.concatenate([engine.forward([text]) for text in ids]))
@@ -132,7 +134,7 @@ def test_no_texts_have_no_vectors(engine):
         ([[-1]], "not from 0 to 98"),
     ],
 )
-def test_what_does_not_fit_the_model_is_refused(engine, batch, message):
+def test_texts_that_do_not_fit_the_model_are_refused(engine, batch, message):
     with pytest.raises(ValueError, match=message):
         engine.forward(batch)
 

@@ -31,7 +31,7 @@ def test_the_best_one_is_loaded():
     assert load_library().instruction_set == usable_instruction_sets()[0]
 
 
-def test_a_cpu_without_any_is_told(monkeypatch):
+def test_a_cpu_without_any_instruction_set_is_reported(monkeypatch):
     monkeypatch.setattr(library, "usable_instruction_sets", lambda: [])
     with pytest.raises(KernelUnavailable, match="none of AVX2, AVX-512 and NEON"):
         load_library()
@@ -46,7 +46,7 @@ def copied(monkeypatch, tmp_path):
     return tmp_path
 
 
-def test_a_shared_object_that_is_cut_off_is_told(copied):
+def test_a_shared_object_that_is_cut_off_is_reported(copied):
     """Not loaded: reading it would end the process."""
     path = copied / f"{load_library().instruction_set}.so"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -54,13 +54,13 @@ def test_a_shared_object_that_is_cut_off_is_told(copied):
         load_library()
 
 
-def test_a_manifest_that_is_damaged_is_told(copied):
+def test_a_damaged_manifest_is_reported(copied):
     (copied / "manifest.json").write_text("{")
     with pytest.raises(KernelUnavailable, match="cannot be loaded"):
         load_library()
 
 
-def test_a_shared_object_of_other_sources_is_told(copied, monkeypatch):
+def test_a_shared_object_of_other_sources_is_reported(copied, monkeypatch):
     monkeypatch.setattr(library, "sources", lambda: [copied / "manifest.json"])
     with pytest.raises(KernelUnavailable, match="it was built from other sources than these"):
         load_library()

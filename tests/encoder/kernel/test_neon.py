@@ -1,4 +1,4 @@
-"""The shared object for NEON, as it is installed, on a CPU that QEMU emulates."""
+"""The shared object for NEON, as pip installs it, on a CPU that QEMU emulates."""
 
 import shutil
 import sys
@@ -47,7 +47,7 @@ def test_random_models_in_bfloat16_have_nearly_the_same(driver, bert):
 
 
 @pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
-def test_a_vector_has_the_same_bits_in_any_company(driver, bert, bfloat16):
+def test_a_vector_has_the_same_bits_in_any_batch(driver, bert, bfloat16):
     batch = texts(*LENGTHS, *range(1, 20))
     batches = [batch, batch[::-1], *([ids] for ids in batch)]
     together, reversed_, *alone = driver.forward(bert_weights(bert), *batches, bfloat16=bfloat16)

@@ -1,7 +1,7 @@
-"""The kernel beside GCC's sanitizers for addresses and undefined behaviour, which end the program at what they find.
+"""The kernel under GCC's sanitizers for addresses and undefined behaviour, which end the program at any fault.
 
-The compiler that builds the shared objects has none for addresses. Where the CPU lacks an instruction set, its sources
-run all the same: GCC makes its vectors of shorter ones, and emulated/ has the intrinsics.
+The compiler that builds the shared objects has no sanitizer for addresses. If the CPU lacks an instruction set, its
+sources run nevertheless: GCC makes its vectors of shorter ones, and emulated/ has the intrinsics.
 """
 
 import copy
@@ -93,7 +93,7 @@ def test_the_kernel_stays_within_its_memory_and_has_the_vectors_of_transformers(
         assert np.abs(unit(vectors) - unit(reference(bert, batch))).max() <= 1e-5
 
 
-def test_so_it_does_in_bfloat16(driver, instruction_set, bert, batches):
+def test_the_kernel_stays_within_its_memory_in_bfloat16_as_well(driver, instruction_set, bert, batches):
     # Where activations are rounded as well, each to 8 bits, vectors differ by more.
     tolerance = 0.02 if instruction_set == "avx512_bf16" else 1e-5
     expected = rounded(bert)
