@@ -24,10 +24,11 @@ from embedding_api.api import (
 )
 from embedding_api.api.json_provider import OrjsonProvider
 from embedding_api.config import Settings
+from embedding_api.encoder.encoder import Encoder
 from embedding_api.encoder.loading import load_encoder
 
 
-def create_app(settings=None, encoder=None):
+def create_app(settings: Settings | None = None, encoder: Encoder | None = None) -> Flask:
     """Build the Flask application.
 
     Args:

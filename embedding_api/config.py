@@ -5,6 +5,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from environs import Env, EnvError, validate
 
@@ -44,7 +45,7 @@ class Settings:
     workers: int = 1
 
     @classmethod
-    def from_env(cls):
+    def from_env(cls) -> Self:
         """Read the environment.
 
         An empty variable counts as not set, as Compose files and dashboards pass empty strings; but an empty
@@ -78,7 +79,7 @@ class Settings:
 
 
 @functools.cache
-def process_settings():
+def process_settings() -> Settings:
     """The settings that this process has started with.
 
     A reload does not read them again, as a file of keys that is missing just then would end the service.

@@ -1,6 +1,8 @@
 """One JSON shape for every error: OpenAI's, so that its clients understand it, plus `details`."""
 
 import traceback
+from collections.abc import Iterable
+from typing import Any
 
 # Every error that the service itself finds: its HTTP status, and what is wrong.
 CODES = {
@@ -47,7 +49,16 @@ class ApiError(Exception):
         status: the HTTP status of a code that is not in `CODES`.
     """
 
-    def __init__(self, code, message, *, param=None, details=None, headers=(), status=None):
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        details: Any = None,
+        headers: Iterable[tuple[str, str]] = (),
+        status: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status or CODES[code][0]
         self.code = code
@@ -64,31 +75,33 @@ class ClientGone(Exception):
     """The client has closed its connection, so that no answer is needed."""
 
 
-def overloaded(seconds=1):
+def overloaded(seconds: int = 1) -> ApiError:
     """The error for a request that there is no room for; it may be sent again after so many seconds."""
     again = "in a second" if seconds <= 1 else f"in {seconds} seconds"
     message = f"More requests wait than the service takes up. Send the request again {again}."
     return ApiError("overloaded", message, headers=[("Retry-After", str(max(seconds, 1)))])
 
 
-def stopping():
+def stopping() -> ApiError:
     """The error for a request that comes while the service stops."""
     message = "The service is about to stop. Send the request again in some seconds."
     return ApiError("stopping", message, headers=[("Retry-After", "5")])
 
 
-def internal_error(name):
+def internal_error(name: str) -> ApiError:
     """The error for a fault of the service itself. `name` is the request's id."""
     message = f"The service failed on this request. The log has the reason, under request id {name}."
     return ApiError("internal_error", message, details={"request_id": name})
 
 
-def error_body(status, code, message, param=None, details=None):
+def error_body(
+    status: int, code: str, message: str, param: str | None = None, details: Any = None
+) -> dict[str, dict[str, Any]]:
     """The body of an error response, as a dictionary."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
     return {"error": {"message": message, "type": kind, "param": param, "code": code, "details": details}}
 
 
-def trace(error):
+def trace(error: BaseException) -> str:
     """Where an exception came from, for the log: all but its message, which may quote a text."""
     return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"

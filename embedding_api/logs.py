@@ -50,7 +50,7 @@ class _RequestId(logging.Filter):
         return True
 
 
-def log_request(method, route, status, seconds, figures):
+def log_request(method: str, route: str | None, status: int, seconds: float, figures: dict[str, float]) -> None:
     """Write the line of a request.
 
     Args:
@@ -65,7 +65,7 @@ def log_request(method, route, status, seconds, figures):
     _log.info("%s %s %d %s", method, route, status, line, extra=fields)
 
 
-def log_unreadable(request_id, status, code):
+def log_unreadable(request_id: str, status: int, code: str) -> None:
     """Write the line of a request that is not valid HTTP. `code` says what is wrong with it."""
     fields = {"request_id": request_id, "method": "-", "route": "-", "status": status}
     _log.info("- - %d %s", status, code, extra=fields)

@@ -49,7 +49,7 @@ _dropped = _metric(Counter, "connections_dropped", "Connections closed before th
 _workers = _metric(Counter, "workers_started", "Workers started, the first ones included.")
 
 
-def share(directory):
+def share(directory: str) -> None:
     """Count in files in this directory, in all processes forked from this one. To be called before the first count."""
     global _directory
     _directory = os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
@@ -59,20 +59,26 @@ def share(directory):
         metric._metric_init()
 
 
-def run_in_worker(number):
+def run_in_worker(number: int) -> None:
     """Count in a worker process, after the fork. `number` is the worker's among those that live, from 1."""
     global _worker_number
     _worker_number = number
     _workers.inc()
 
 
-def reset_dead_worker(number):
+def reset_dead_worker(number: int) -> None:
     """Reset the gauges of a worker that has ended: its unfinished requests are no longer in progress."""
     if _directory:
         mark_process_dead(number, _directory)
 
 
-def record_response(status, route, seconds=None, figures=None, error_code=None):
+def record_response(
+    status: int,
+    route: str | None,
+    seconds: float | None = None,
+    figures: dict[str, float] | None = None,
+    error_code: str | None = None,
+) -> None:
     """Count an answer.
 
     Args:
@@ -97,23 +103,23 @@ def record_response(status, route, seconds=None, figures=None, error_code=None):
         _request_tokens.observe(figures["tokens"])
 
 
-def record_dropped(reason):
+def record_dropped(reason: str) -> None:
     """Count a connection that was closed before it was done."""
     _dropped.labels(reason).inc()
 
 
-def set_waiting(requests):
+def set_waiting(requests: int) -> None:
     """Note how many requests wait in this worker."""
     _waiting.set(requests)
 
 
-def record_forward_pass(requests, tokens):
+def record_forward_pass(requests: int, tokens: int) -> None:
     """Note a forward pass."""
     _batch_requests.observe(requests)
     _batch_tokens.observe(tokens)
 
 
-def registry():
+def registry() -> CollectorRegistry:
     """A registry of all these metrics, summed over the workers."""
     registry = CollectorRegistry()
     if _directory:

@@ -27,7 +27,7 @@ def init_app(app):
         CORS(app, origins=origins, expose_headers=[*exposed, "X-Truncated-Texts", "X-Unknown-Tokens"], max_age=600)
 
 
-def check_key():
+def check_key() -> None:
     """Check the key that the current request carries, if keys are set.
 
     Raises:

@@ -1,16 +1,19 @@
 """From a request's texts to their vectors, with the figures for the answer's headers and the log."""
 
+from collections.abc import Sequence
 from time import perf_counter
+from typing import Any
 
-from flask import current_app, g, request
+import numpy as np
+from flask import Response, current_app, g, request
 
 from embedding_api.api.fields import MAX_REPORTED
 from embedding_api.api.request_body import invalid_fields
-from embedding_api.encoder import TooManyTokens
+from embedding_api.encoder import TokenizedTexts, TooManyTokens
 from embedding_api.errors import ApiError
 
 
-def check_model(name):
+def check_model(name: str | None) -> None:
     """Check the name of a model that a request asks for; None asks for none.
 
     Raises:
@@ -22,7 +25,14 @@ def check_model(name):
         raise ApiError("model_not_found", message, param="model")
 
 
-def tokenize(texts, *, name="texts[{}]", is_query=None, truncate=True, whole=False):
+def tokenize(
+    texts: Sequence[str],
+    *,
+    name: str = "texts[{}]",
+    is_query: bool | None = None,
+    truncate: bool = True,
+    whole: bool = False,
+) -> TokenizedTexts:
     """A request's texts as `TokenizedTexts`.
 
     Args:
@@ -66,7 +76,7 @@ def _refuse(indexes, name, message, **code):
     raise invalid_fields(details, **code)
 
 
-def encode(tokens, *, normalize=True):
+def encode(tokens: TokenizedTexts, *, normalize: bool = True) -> np.ndarray:
     """The vectors of `TokenizedTexts`, as a float32 array of shape (texts, dimension)."""
     started = perf_counter()
     vectors = current_app.extensions["encoder"].encode(tokens.ids, normalize=normalize)
@@ -82,7 +92,7 @@ def encode(tokens, *, normalize=True):
     return vectors
 
 
-def respond(tokens, *rows, **fields):
+def respond(tokens: TokenizedTexts, *rows: Any, **fields: Any) -> Response:
     """The response with these fields or rows in its body, and with headers for its texts, its tokens and their time."""
     response = current_app.json.response(*rows, **fields)
     response.headers["X-Texts"] = str(len(tokens.ids))

@@ -5,7 +5,7 @@ A blueprint that speaks another dialect has an error handler of its own for `Api
 
 from difflib import get_close_matches
 
-from flask import current_app, g, request
+from flask import Response, current_app, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from embedding_api.errors import ApiError, ClientGone, error_body, internal_error, trace
@@ -18,12 +18,12 @@ def init_app(app):
     app.register_error_handler(Exception, _render_unexpected)
 
 
-def render(error):
+def render(error: ApiError) -> Response:
     """The response for an `ApiError` in the service's own shape."""
     return respond(error, error.status, error_body(error.status, error.code, str(error), error.param, error.details))
 
 
-def respond(error, status, body):
+def respond(error: ApiError, status: int, body: dict) -> Response:
     """The response for an `ApiError`, with this status, and this dictionary as JSON."""
     g.error_code = error.code
     response = current_app.json.response(body)

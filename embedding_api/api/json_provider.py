@@ -1,5 +1,9 @@
 """Response bodies by orjson, which writes a float32 array without making Python floats of it."""
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
 import orjson
 from flask import current_app
 from flask.json.provider import JSONProvider
@@ -21,7 +25,7 @@ class OrjsonProvider(JSONProvider):
         return self._app.response_class(_dump(self._prepare_response_obj(args, kwargs)), mimetype="application/json")
 
 
-def blocks(count):
+def blocks(count: int) -> Iterator[slice]:
     """Slices that cut `count` rows into blocks, with a heartbeat between two of them."""
     for start in range(0, count, BLOCK_ROWS):
         if start:
@@ -29,7 +33,7 @@ def blocks(count):
         yield slice(start, start + BLOCK_ROWS)
 
 
-def in_blocks(rows):
+def in_blocks(rows: Sequence[Any] | np.ndarray) -> Any:
     """Rows of an answer, a list or an array. Many are written to JSON here, block by block.
 
     The answer has the same bytes as with the rows themselves.

@@ -3,19 +3,21 @@
 import codecs
 import json
 from itertools import islice
+from typing import Any
 
 import orjson
 from flask import current_app, request
 from marshmallow import ValidationError
 
 from embedding_api.api.fields import MAX_REPORTED
+from embedding_api.api.schemas import StrictSchema
 from embedding_api.errors import ApiError, ClientGone
 
 # Bytes that are counted between two heartbeats. It takes 1 ms, or 8 ms if all of them are quotes.
 SLICE_BYTES = 256 * 1024
 
 
-def load_payload(schema):
+def load_payload(schema: StrictSchema) -> dict[str, Any]:
     """The request's body, checked by a marshmallow schema.
 
     Raises:
@@ -24,7 +26,7 @@ def load_payload(schema):
     return load(schema, read_json(schema))
 
 
-def read_json(schema):
+def read_json(schema: StrictSchema) -> Any:
     """The request's body as JSON has it.
 
     Args:
@@ -42,7 +44,7 @@ def read_json(schema):
     return _parse(body, schema)
 
 
-def load(schema, data):
+def load(schema: StrictSchema, data: Any) -> dict[str, Any]:
     """What a schema makes of JSON.
 
     Raises:
@@ -55,7 +57,7 @@ def load(schema, data):
         raise invalid_fields([{"param": param, "message": message} for param, message in messages]) from None
 
 
-def invalid_fields(details, code="invalid_fields"):
+def invalid_fields(details: list[dict[str, str | None]], code: str = "invalid_fields") -> ApiError:
     """The error for wrong fields: a list of {"param", "message"}, of which the first is the error's own message."""
     param, message = details[0]["param"], details[0]["message"]
     return ApiError(code, f"{param}: {message}" if param else message, param=param, details=details)

@@ -10,12 +10,12 @@ HEADER = "X-Request-ID"
 _WELL_FORMED = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
-def new_id():
+def new_id() -> str:
     """A request id of 32 hexadecimal digits."""
     return uuid.uuid4().hex
 
 
-def sent_or_new():
+def sent_or_new() -> str:
     """The id of the current request: the client's own if it is well-formed."""
     sent = request.headers.get(HEADER, "")
     return sent if _WELL_FORMED.fullmatch(sent) else new_id()

@@ -1,9 +1,39 @@
 """Texts to vectors; nothing in here knows HTTP. This module has the types that callers use."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol, Self
 
 import numpy as np
+
+# A text's token ids, special tokens included.
+TokenIds = Sequence[int] | np.ndarray
+
+
+class Engine(Protocol):
+    """What computes forward passes.
+
+    Attributes:
+        name: "kernel" or "reference".
+        instruction_set: what the kernel is compiled for, or None.
+        micro_batch_tokens: the most tokens of a forward pass, unless one text has more.
+        pads: whether each text costs as much as the longest of its micro-batch.
+    """
+
+    name: str
+    instruction_set: str | None
+    micro_batch_tokens: int
+    pads: bool
+
+    def forward(self, batch: Sequence[TokenIds]) -> np.ndarray:
+        """The vectors of some texts before normalisation, as a float32 array of shape (texts, dimension).
+
+        Any thread may call it at any time.
+        """
+
+    def free_scratch(self) -> None:
+        """Free the memory that is kept between forward passes."""
 
 
 class TooManyTokens(Exception):
@@ -38,16 +68,16 @@ class TokenizedTexts:
     blank: list[int]
 
     @cached_property
-    def truncated(self):
+    def truncated(self) -> list[int]:
         """The indexes of the texts that were cut."""
         lengths = enumerate(zip(self.ids, self.lengths, strict=True))
         return [index for index, (ids, length) in lengths if length > len(ids)]
 
-    def __add__(self, other):
+    def __add__(self, other: Self) -> "TokenizedTexts":
         blank = self.blank + [len(self.ids) + index for index in other.blank]
         return TokenizedTexts(self.ids + other.ids, self.lengths + other.lengths, self.unknown + other.unknown, blank)
 
     @cached_property
-    def count(self):
+    def count(self) -> int:
         """The number of tokens of all texts."""
         return sum(map(len, self.ids))

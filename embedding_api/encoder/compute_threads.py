@@ -3,14 +3,20 @@
 import os
 import signal
 import warnings
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from typing import TypeVar
 
 # The most seconds between two heartbeats.
 HEARTBEAT_SECONDS = 0.5
 
 
-def usable_cores():
+Batch = TypeVar("Batch")
+Result = TypeVar("Result")
+
+
+def usable_cores() -> int:
     """The number of cores this process may use: the lower of its CPU affinity and its cgroup's quota, rounded up."""
     # Not joblib.cpu_count(): it is 1 where /dev/shm cannot be written to. The import warns of that.
     with warnings.catch_warnings():
@@ -33,11 +39,13 @@ class ComputeThreads(ThreadPoolExecutor):
         count: the number of threads.
     """
 
-    def __init__(self, count=None, nice=0):
+    def __init__(self, count: int | None = None, nice: int = 0) -> None:
         self.count = count or usable_cores()
         super().__init__(self.count, "compute", _begin, (nice,))
 
-    def run(self, function, batches, heartbeat):
+    def run(
+        self, function: Callable[[Batch], Result], batches: Iterable[Batch], heartbeat: Callable[[], None]
+    ) -> list[Result]:
         """Call a function for each batch; returns its results, as a list in the order of the batches.
 
         Args:

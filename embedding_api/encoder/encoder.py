@@ -1,10 +1,13 @@
 """The encoder: prompts, tokenizing, micro-batches, normalisation."""
 
 import time
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from embedding_api.encoder import Engine, TokenIds, TokenizedTexts
 from embedding_api.encoder.compute_threads import ComputeThreads
+from embedding_api.encoder.tokenizer import Tokenizer
 
 # Self-test of /ready: the vector of this text is compared with the one at load time. A success is kept for this many
 # seconds, as probes are frequent. The tolerance is relative to the largest number of the vector.
@@ -32,7 +35,15 @@ class Encoder:
         heartbeat: a function that long work on a request calls about every 20 ms. What it raises ends the work.
     """
 
-    def __init__(self, model_name, tokenizer, engine, query_prompt="", dtype="float32", revision=None):
+    def __init__(
+        self,
+        model_name: str,
+        tokenizer: Tokenizer,
+        engine: Engine,
+        query_prompt: str = "",
+        dtype: str = "float32",
+        revision: str | None = None,
+    ) -> None:
         self.model_name = model_name
         self.query_prompt = query_prompt
         self.revision = revision
@@ -52,7 +63,7 @@ class Encoder:
         self._compute = self.compute
 
     @property
-    def description(self):
+    def description(self) -> dict[str, str | int]:
         """What /health, /info and the metrics say of the model, by name."""
         return {
             "model": self.model_name,
@@ -61,7 +72,12 @@ class Encoder:
             "dtype": self.dtype,
         }
 
-    def run_in_worker(self, threads=None, heartbeat=None, compute=None):
+    def run_in_worker(
+        self,
+        threads: ComputeThreads | None = None,
+        heartbeat: Callable[[], None] | None = None,
+        compute: Callable[[Sequence[TokenIds]], np.ndarray] | None = None,
+    ) -> None:
         """Prepare to serve in a worker process, after the fork.
 
         Args:
@@ -76,7 +92,7 @@ class Encoder:
         # pool at its first use after a fork, and fails if two threads do so at once.
         self._engine.forward(self._self_test_ids)
 
-    def passes_self_test(self):
+    def passes_self_test(self) -> bool:
         """Whether a known text still has the vector it had when the model was loaded.
 
         A success is kept for SELF_TEST_SECONDS. It computes at once, and joins no forward pass that requests share.
@@ -90,7 +106,9 @@ class Encoder:
             self._self_test_passed = now
         return True
 
-    def tokenize(self, texts, *, is_query=False, max_tokens=None, whole=False):
+    def tokenize(
+        self, texts: Sequence[str], *, is_query: bool = False, max_tokens: int | None = None, whole: bool = False
+    ) -> TokenizedTexts:
         """Texts to a `TokenizedTexts`, each with the query prompt before it if they are queries.
 
         Args:
@@ -109,7 +127,7 @@ class Encoder:
             tokens.blank.extend(short[index] for index in blank)
         return tokens
 
-    def encode(self, ids, *, normalize=True):
+    def encode(self, ids: Sequence[TokenIds], *, normalize: bool = True) -> np.ndarray:
         """Token ids to a float32 array of shape (len(ids), dimension), in their order.
 
         Each text is an int32 array of its token ids, or a list. With `normalize` each vector has L2 norm 1, computed as
@@ -121,7 +139,7 @@ class Encoder:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
 
-    def compute(self, ids, in_this_thread=False):
+    def compute(self, ids: Sequence[TokenIds], in_this_thread: bool = False) -> np.ndarray:
         """The vectors of token ids before normalisation, as a float32 array of shape (len(ids), dimension).
 
         Several micro-batches go to the compute threads; this thread waits for them, and calls the heartbeat. The
@@ -141,11 +159,11 @@ class Encoder:
             vectors[batch] = result
         return vectors
 
-    def free_scratch(self):
+    def free_scratch(self) -> None:
         """Free the memory that the engine keeps between forward passes."""
         self._engine.free_scratch()
 
-    def micro_batches(self, ids, threads=1):
+    def micro_batches(self, ids: Sequence[TokenIds], threads: int = 1) -> Iterator[list[int]]:
         """Divide texts, given as token ids, into micro-batches: lists of their indexes, the longest texts first.
 
         Args:
@@ -158,7 +176,7 @@ class Encoder:
         count = max(min(count, total // LEAST_TOKENS), 1)
         return _micro_batches(lengths, -(-total // count), most, self._engine.pads)
 
-    def forward(self, ids):
+    def forward(self, ids: Sequence[TokenIds]) -> np.ndarray:
         """One forward pass: the vectors of token ids before normalisation. Any thread may call it at any time."""
         return self._engine.forward(ids)
 

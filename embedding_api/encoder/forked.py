@@ -5,11 +5,15 @@ import os
 import pickle
 import signal
 import traceback
+from collections.abc import Callable
+from typing import TypeVar
 
 from embedding_api.errors import ConfigError
 
+Answer = TypeVar("Answer")
 
-def run_forked(function, *arguments):
+
+def run_forked(function: Callable[..., Answer], *arguments: object) -> Answer:
     """Call a function in a forked child; returns its result, copied by pickle.
 
     What the function imports and allocates goes with the child. The child logs as this process does.

@@ -1,8 +1,10 @@
 """Texts to token ids. With BERT's tokenizers, a text of any length takes bounded memory, and is read only as needed."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from tokenizers import Tokenizer as Backend
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
@@ -27,7 +29,7 @@ class Tokenizer:
         max_length: the most tokens a text may have, special tokens included.
     """
 
-    def __init__(self, backend, max_length):
+    def __init__(self, backend: Backend, max_length: int) -> None:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
@@ -44,7 +46,13 @@ class Tokenizer:
             backend.model, WordPiece
         )
 
-    def __call__(self, texts, max_tokens=None, heartbeat=lambda: None, whole=False):
+    def __call__(
+        self,
+        texts: Sequence[str],
+        max_tokens: int | None = None,
+        heartbeat: Callable[[], None] = lambda: None,
+        whole: bool = False,
+    ) -> TokenizedTexts:
         """Tokenize texts; returns a `TokenizedTexts`.
 
         Args:

@@ -14,7 +14,7 @@ _UNIX_REQUEST = struct.Struct("=IHHII BBHIIIII".replace(" ", ""))
 _UNIX_ANSWER = struct.Struct("=32xHHI")
 
 
-def backlog(listener):
+def backlog(listener: socket.socket) -> int:
     """The number of connections that no worker has accepted yet; 0 where the operating system does not say."""
     try:
         return _unix_backlog(listener) if listener.family == socket.AF_UNIX else _tcp_backlog(listener)

@@ -3,13 +3,17 @@
 import os
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import numpy as np
 from greenlet import getcurrent, greenlet
 
+from embedding_api.encoder import TokenIds
+from embedding_api.encoder.compute_threads import ComputeThreads
+from embedding_api.encoder.encoder import Encoder
 from embedding_api.errors import ClientGone
-from embedding_api.server.limits import VECTOR_BYTES
+from embedding_api.server.limits import VECTOR_BYTES, Limits
 
 # A request of more texts waits until there is memory for its answer.
 FEW_TEXTS = 8
@@ -47,7 +51,14 @@ class Batcher:
         event: an eventfd, readable when compute threads have finished a micro-batch.
     """
 
-    def __init__(self, encoder, threads, limits, on_pass, record):
+    def __init__(
+        self,
+        encoder: Encoder,
+        threads: ComputeThreads,
+        limits: Limits,
+        on_pass: Callable[[list[RequestTask]], None],
+        record: Callable[[int, int], None],
+    ) -> None:
         self.event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._encoder, self._threads, self._limits = encoder, threads, limits
         self._on_pass, self._record = on_pass, record
@@ -68,7 +79,7 @@ class Batcher:
 
     # Called by requests, in their greenlets.
 
-    def compute(self, texts):
+    def compute(self, texts: Sequence[TokenIds]) -> np.ndarray:
         """The vectors of texts, given as token ids, as a float32 array of shape (texts, dimension).
 
         Raises:
@@ -97,7 +108,7 @@ class Batcher:
         self._limits.large += 1
         return self._loop.switch()
 
-    def pause(self):
+    def pause(self) -> None:
         """Let other requests run, if this one has held the event loop for more than STEP_SECONDS.
 
         Raises:
@@ -135,12 +146,12 @@ class Batcher:
     # Called by the event loop.
 
     @property
-    def is_full(self):
+    def is_full(self) -> bool:
         """Whether the next forward pass has all the tokens that it can carry."""
         return self._tokens >= self._encoder.micro_batch_tokens
 
     @property
-    def has_work(self):
+    def has_work(self) -> bool:
         """Whether `turn` would do something."""
         return bool(self._parked or self._paused or self._can_begin() or self._can_answer())
 
@@ -150,7 +161,7 @@ class Batcher:
     def _can_answer(self):
         return self._computed and self._limits.answers.has_room
 
-    def seconds_without_progress(self):
+    def seconds_without_progress(self) -> float:
         """For how many seconds the compute threads have had work and finished no micro-batch."""
         return time.monotonic() - self._progress if self._jobs else 0.0
 
@@ -159,7 +170,7 @@ class Batcher:
         self._resumed = time.monotonic()
         task.switch(*values)
 
-    def turn(self):
+    def turn(self) -> None:
         """Do one forward pass, and some steps of large requests."""
         while self._can_begin():
             self._begin(*self._queued.popleft())
@@ -234,7 +245,7 @@ class Batcher:
             else:
                 self._computed.append((task, own))
 
-    def collect(self):
+    def collect(self) -> None:
         """Handle the micro-batches that the compute threads have finished."""
         os.eventfd_read(self.event)
         self._progress = time.monotonic()
@@ -256,7 +267,7 @@ class Batcher:
                 task.waited = job.began - job.asked
                 self._computed.append((task, job.vectors))
 
-    def cancel(self, task):
+    def cancel(self, task: RequestTask) -> None:
         """End a large request whose client has gone."""
         if task in self._jobs:
             self._end(task)

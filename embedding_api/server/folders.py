@@ -13,7 +13,7 @@ MEMORY = "/dev/shm"
 _PREFIX = "embedding-metrics-locked-"
 
 
-def writable_folder():
+def writable_folder() -> str:
     """The folder for small files: in memory, as a slow disk would delay workers, or else the temporary folder.
 
     Without a temporary folder, libraries get the one in memory: it is set as TMPDIR.
@@ -32,7 +32,7 @@ def writable_folder():
     return folders[0]
 
 
-def make_metrics_directory(parent, uid, gid):
+def make_metrics_directory(parent: str, uid: int, gid: int) -> str:
     """Make a directory for the metrics of workers that run as this user and group. Returns its path.
 
     It is locked as long as this process or one forked from it lives, and removed when this process exits. If it is

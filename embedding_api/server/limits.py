@@ -2,10 +2,13 @@
 
 import math
 import random
+import socket
+from collections.abc import Sequence
 
-from embedding_api.errors import overloaded
+from embedding_api.config import Settings
+from embedding_api.errors import ApiError, overloaded
 from embedding_api.server.backlog import backlog
-from embedding_api.server.connection import State
+from embedding_api.server.connection import Connection, State
 from embedding_api.server.memory_bound import MemoryBound
 
 # Bodies, vectors and answers may each hold the memory of so many of the largest body or answer.
@@ -33,38 +36,38 @@ class Limits:
         large: the number of large requests that wait or are computed; the batcher counts them.
     """
 
-    def __init__(self, settings, workers, listeners):
+    def __init__(self, settings: Settings, workers: int, listeners: Sequence[socket.socket]) -> None:
         largest = max(settings.max_body_bytes, settings.max_texts * VECTOR_BYTES)
         self.bodies, self.vectors, self.answers = (MemoryBound(LARGE_PAYLOADS * largest) for _ in range(3))
         self.max_waiting = -(-settings.max_waiting // workers)
         self.postponed = self.large = 0
         self._client_timeout = settings.client_timeout
         self._workers, self._listeners = workers, listeners
-        self._waiting = {}
+        self._waiting: dict[Connection, int] = {}
         # Moving averages of the seconds that a request takes, by whether it is large. They begin with guesses.
         self._average_seconds = {False: 0.01, True: 1.0}
         self._refused = 0
 
     @property
-    def backlog(self):
+    def backlog(self) -> int:
         """How many connections no worker has accepted yet."""
         return sum(map(backlog, self._listeners))
 
     @property
-    def share_of_backlog(self):
+    def share_of_backlog(self) -> int:
         """How many connections this worker accepts, if others accept as many."""
         return self.backlog // self._workers + 1
 
     @property
-    def waiting(self):
+    def waiting(self) -> int:
         """How many requests wait in this worker: unread, for memory, and for the compute threads."""
         return self.postponed + len(self._waiting) + self.large
 
-    def record_seconds(self, seconds, requests=1, large=False):
+    def record_seconds(self, seconds: float, requests: int = 1, large: bool = False) -> None:
         """Add to the averages that so many requests together have taken so many seconds."""
         self._average_seconds[large] += _AVERAGE_WEIGHT * (seconds / requests - self._average_seconds[large])
 
-    def overloaded(self, large=False):
+    def overloaded(self, large: bool = False) -> ApiError:
         """The error for a request that there is no room for. It says when there may be.
 
         The requests that wait here, and those that were refused before, need some time. Retry-After is random, up to
@@ -75,7 +78,7 @@ class Limits:
         seconds = (here + self._refused) * self._average_seconds[large]
         return overloaded(min(math.ceil(random.uniform(0, 1 + 2 * seconds)), MAX_RETRY_SECONDS))
 
-    def check_room(self):
+    def check_room(self) -> None:
         """Check whether another large request, or body for which there is no memory, may wait.
 
         Raises:
@@ -84,7 +87,7 @@ class Limits:
         if self.large + len(self._waiting) >= self.max_waiting:
             raise self.overloaded(large=True)
 
-    def admit_body(self, connection):
+    def admit_body(self, connection: Connection) -> None:
         """Let a connection read its body if there is memory, or pause it until there is.
 
         Raises:
@@ -100,7 +103,7 @@ class Limits:
         self._waiting[connection] = size
         connection.pause_reading()
 
-    def admit_waiting(self):
+    def admit_waiting(self) -> None:
         """Resume the connections for whose bodies there is memory now, first come, first served."""
         while self._waiting:
             connection, size = next(iter(self._waiting.items()))
@@ -110,13 +113,13 @@ class Limits:
             self.bodies.hold(connection, size)
             connection.resume_reading()
 
-    def forget(self, connection):
+    def forget(self, connection: Connection) -> None:
         """Release what a connection that closes has held."""
         self._waiting.pop(connection, None)
         for bound in (self.bodies, self.vectors, self.answers):
             bound.hold(connection, 0)
 
-    def tick(self, now):
+    def tick(self, now: float) -> None:
         """Called every second; `now` is the time of the monotonic clock."""
         self._refused //= 2
         if self._waiting:

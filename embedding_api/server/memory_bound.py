@@ -1,5 +1,7 @@
 """A bound on the memory that connections hold."""
 
+from embedding_api.server.connection import Connection
+
 
 class MemoryBound:
     """Counts the bytes that connections hold.
@@ -8,29 +10,29 @@ class MemoryBound:
         limit: bytes. A connection that is the only one to hold any may hold more.
     """
 
-    def __init__(self, limit):
+    def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._held = {}
+        self._held: dict[Connection, int] = {}
         self._sum = 0
 
-    def __contains__(self, connection):
+    def __contains__(self, connection: Connection) -> bool:
         return connection in self._held
 
     @property
-    def has_room(self):
+    def has_room(self) -> bool:
         """Whether less than the limit is held."""
         return self._sum < self._limit
 
     @property
-    def holders(self):
+    def holders(self) -> list[Connection]:
         """The connections that hold bytes, in the order in which they began to."""
         return list(self._held)
 
-    def fits(self, size):
+    def fits(self, size: int) -> bool:
         """Whether so many bytes more may be held."""
         return not self._held or self._sum + size <= self._limit
 
-    def hold(self, connection, size):
+    def hold(self, connection: Connection, size: int) -> None:
         """Set how many bytes a connection holds from now on."""
         self._sum += size - self._held.get(connection, 0)
         if size:

@@ -8,7 +8,7 @@ from embedding_api.errors import ApiError
 PROBES = ("/health", "/ready")
 
 
-def check():
+def check() -> str | None:
     """Why SCRIPT_NAME in the environment makes no sense, or None."""
     name = os.environ.get("SCRIPT_NAME", "")
     if name and (not name.startswith("/") or name.endswith("/")):

@@ -13,18 +13,18 @@ class SharedFlags:
         self._flags = mmap.mmap(-1, 1 + _FLAGS)
 
     @property
-    def stopping(self):
+    def stopping(self) -> bool:
         """Whether the service is about to stop, and no other process takes over."""
         return bool(self._flags[0])
 
-    def stop(self):
+    def stop(self) -> None:
         """Tell all workers that the service is about to stop."""
         self._flags[0] = 1
 
-    def set_idle(self, number, idle):
+    def set_idle(self, number: int, idle: bool) -> None:
         """Set whether the worker of this number has nothing to do."""
         self._flags[1 + number % _FLAGS] = idle
 
-    def any_idle(self):
+    def any_idle(self) -> bool:
         """Whether some worker has nothing to do. A worker that asks is not idle."""
         return self._flags.find(b"\1", 1) > 0
