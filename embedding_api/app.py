@@ -46,7 +46,7 @@ def create_app(settings: Settings | None = None, encoder: Encoder | None = None)
     app = Flask(__name__, static_folder=None)
     # A path that differs only by slashes is answered: Flask's redirect would be HTML, and clients do not repeat a POST.
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
-    app.wsgi_app = _MergeSlashes(app.wsgi_app)
+    app.wsgi_app = _MergeSlashes(app.wsgi_app)  # type: ignore[method-assign]  # as Flask documents middleware
     app.json = OrjsonProvider(app)
     app.extensions["settings"] = settings
     app.extensions["encoder"] = encoder

@@ -16,7 +16,7 @@ _worker_number = 0
 # Without such a directory, as in tests, this process alone is counted.
 _process = CollectorRegistry()
 # Metrics without labels have a value from the start; `share` makes it again, in files.
-_without_labels = []
+_without_labels: list[Counter | Gauge | Histogram] = []
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 

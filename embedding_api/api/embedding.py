@@ -5,7 +5,8 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from flask import Response, current_app, g, request
+from flask import current_app, g, request
+from werkzeug.sansio.response import Response
 
 from embedding_api.api.fields import MAX_REPORTED
 from embedding_api.api.request_body import invalid_fields

@@ -5,8 +5,9 @@ A blueprint that speaks another dialect has an error handler of its own for `Api
 
 from difflib import get_close_matches
 
-from flask import Response, current_app, g, request
+from flask import current_app, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+from werkzeug.sansio.response import Response
 
 from embedding_api.errors import ApiError, ClientGone, error_body, internal_error, trace
 

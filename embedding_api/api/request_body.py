@@ -57,7 +57,7 @@ def load(schema: StrictSchema, data: Any) -> dict[str, Any]:
         raise invalid_fields([{"param": param, "message": message} for param, message in messages]) from None
 
 
-def invalid_fields(details: list[dict[str, str | None]], code: str = "invalid_fields") -> ApiError:
+def invalid_fields(details: list[dict[str, Any]], code: str = "invalid_fields") -> ApiError:
     """The error for wrong fields: a list of {"param", "message"}, of which the first is the error's own message."""
     param, message = details[0]["param"], details[0]["message"]
     return ApiError(code, f"{param}: {message}" if param else message, param=param, details=details)

@@ -141,7 +141,7 @@ class _Tokens(ResponseSchema):
         required=True, metadata={"description": "Tokens of the whole text, special tokens included."}
     )
     truncated = fields.Boolean(required=True, metadata={"description": "Whether the model reads less than that."})
-    unknown = fields.Integer(
+    unknown = fields.Integer(  # type: ignore[assignment]  # marshmallow takes fields out of the class
         required=True, metadata={"description": "How many of the ids stand for what the model has no token for."}
     )
 

@@ -56,11 +56,11 @@ class Encoder:
         self._prompt_length = len(tokenizer([query_prompt]).ids[0])
         self._self_test_ids = tokenizer([SELF_TEST]).ids
         self._self_test_vector = engine.forward(self._self_test_ids)
-        self._self_test_passed = None
+        self._self_test_passed: float | None = None
         self.dimension = self._self_test_vector.shape[1]
         self.heartbeat = _do_nothing
         self._threads = ComputeThreads()
-        self._compute = self.compute
+        self._compute: Callable[[Sequence[TokenIds]], np.ndarray] = self.compute
 
     @property
     def description(self) -> dict[str, str | int]:
@@ -151,7 +151,7 @@ class Encoder:
         batches = list(self.micro_batches(ids, 1 if in_this_thread else self._threads.count))
         batched_ids = [[ids[index] for index in batch] for batch in batches]
         if in_this_thread or len(batches) == 1:
-            results = map(self.forward, batched_ids)
+            results = [self.forward(batch) for batch in batched_ids]
         else:
             results = self._threads.run(self.forward, batched_ids, self.heartbeat)
         vectors = np.empty((len(ids), self.dimension), dtype=np.float32)

@@ -65,17 +65,18 @@ class Batcher:
         self._loop = getcurrent()
         self._resumed = self._progress = self._computed_at = time.monotonic()
         # Short requests that wait for the next forward pass, and the number of their tokens.
-        self._parked, self._tokens = deque(), 0
+        self._parked: deque[tuple[RequestTask, Sequence[TokenIds], int, float]] = deque()
+        self._tokens = 0
         # Large requests that wait for memory for their vectors.
-        self._queued = deque()
+        self._queued: deque[tuple[RequestTask, _Job]] = deque()
         # Large requests that the compute threads work on.
-        self._jobs = {}
+        self._jobs: dict[RequestTask, _Job] = {}
         # Requests that are computed, and wait for memory for their answer.
-        self._computed = deque()
+        self._computed: deque[tuple[RequestTask, np.ndarray]] = deque()
         # Requests that wait for their turn after a pause.
-        self._paused = deque()
+        self._paused: deque[RequestTask] = deque()
         # Micro-batches that the compute threads have finished and `collect` has not seen.
-        self._finished = deque()
+        self._finished: deque[tuple[RequestTask, int]] = deque()
 
     # Called by requests, in their greenlets.
 
