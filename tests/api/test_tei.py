@@ -66,7 +66,6 @@ def test_an_empty_body_at_the_root(client):
 def test_texts_and_inputs_together(client):
     response = ask(client, inputs="a", texts="a")
     assert (response.status_code, response.json["error"]["param"]) == (422, "inputs")
-    assert ask(client, inputs=None, texts="abc").json["model"] == "tiny"
 
 
 def test_the_page_is_still_at_the_root(client):
