@@ -19,9 +19,16 @@ class BrokenEngine(TinyEngine):
 
 
 def test_unknown_path_says_where_embeddings_are(client):
-    response = client.post("/embeddings")
+    response = client.post("/vectorize")
     assert_error(response, 404, "not_found")
     assert "POST /embed" in response.json["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/embeddings", "/v1/embedding", "/v1/v1/embeddings"])
+def test_a_path_that_is_nearly_right_is_told_the_right_one(client, path):
+    response = client.post(path)
+    assert_error(response, 404, "not_found")
+    assert response.json["error"]["message"].endswith("Did you mean /v1/embeddings?")
 
 
 @pytest.mark.parametrize("status", default_exceptions)

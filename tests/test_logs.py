@@ -27,7 +27,7 @@ def test_a_request_is_one_line_with_its_figures(client, lines):
         ({"json": {"texts": [PRIVATE, 1]}}, 422),
         ({"json": {PRIVATE: "x"}}, 422),
         ({"data": PRIVATE.encode(), "content_type": "application/json"}, 400),
-        ({"json": {"texts": PRIVATE}, "query_string": {"q": PRIVATE}}, 200),
+        ({"json": {"texts": PRIVATE}, "query_string": {"q": PRIVATE}}, 400),
     ],
 )
 def test_no_line_has_a_text(client, lines, send, status):

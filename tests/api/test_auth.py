@@ -64,12 +64,14 @@ def test_probes_and_pages_need_no_key(client, path):
         assert reply.status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/info", "/metrics", "/v1/models", "/v1/models/tiny"])
+@pytest.mark.parametrize("path", ["/info", "/metrics", "/v1/models", "/v1/models/tiny", "/api/tags"])
 def test_information_about_the_service_needs_a_key(client, path):
     assert client.get(path).status_code == 401
 
 
-@pytest.mark.parametrize("path", ["/embed", "/v1/embeddings", "/similarity", "/tokenize"])
+@pytest.mark.parametrize(
+    "path", ["/embed", "/v1/embeddings", "/", "/api/embed", "/query/embed", "/similarity", "/tokenize"]
+)
 def test_endpoints_that_compute_need_a_key(client, path):
     assert client.post(path, json={"texts": "a"}).status_code == 401
 

@@ -88,7 +88,7 @@ def test_the_tokenizer_never_gets_more_than_a_window_of_a_long_text(monkeypatch)
 
     class Watched:
         pre_tokenizer, model, normalizer = backend.pre_tokenizer, backend.model, backend.normalizer
-        no_truncation, no_padding = backend.no_truncation, backend.no_padding
+        no_truncation, no_padding, token_to_id = backend.no_truncation, backend.no_padding, backend.token_to_id
 
         def encode(self, text, **options):
             sizes.append(len(text))
@@ -135,13 +135,13 @@ def test_the_limit_stops_before_all_is_tokenized(tiny):
     with pytest.raises(TooManyTokens):
         tokenizer(["abc", "abcd"], max_tokens=10)
 
-    def texts():
-        yield "ab " * CHUNK_CHARACTERS
-        yield "ab"
-        raise AssertionError("read on beyond the limit")
+    class Texts(list):
+        def __iter__(self):
+            yield from self[:2]
+            raise AssertionError("read on beyond the limit")
 
     with pytest.raises(TooManyTokens):
-        tokenizer(texts(), max_tokens=10)
+        tokenizer(Texts(["ab " * CHUNK_CHARACTERS, "ab", "ab"]), max_tokens=10)
 
 
 def test_real_tokenizer(encoder, sentence_transformer, documents):

@@ -80,4 +80,4 @@ def test_the_prefix_alone_is_no_page_of_html(client):
     reply = client.get("/", environ_overrides=bare, headers={"Accept": BROWSER})
     assert (reply.status_code, reply.headers["Location"], reply.data) == (308, "/emb/", b"")
     assert "html" not in reply.content_type
-    assert client.post("/", environ_overrides=bare).json["error"]["code"] in ("not_found", "method_not_allowed")
+    assert client.post("/", environ_overrides=bare, json={"inputs": "a"}).status_code == 200
