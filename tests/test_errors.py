@@ -19,7 +19,7 @@ class BrokenEngine(TinyEngine):
 
 
 def test_unknown_path_says_where_embeddings_are(client):
-    response = client.post("/vectorize")
+    response = client.post("/xyzzy")
     assert_error(response, 404, "not_found")
     assert "POST /embed" in response.json["error"]["message"]
 
