@@ -42,7 +42,7 @@ FROM python:3.11.14-slim-bookworm AS without-model
 RUN useradd --create-home --uid 1000 app
 WORKDIR /app
 COPY --from=packages /app/venv venv
-COPY gunicorn.conf.py wsgi.py ./
+COPY LICENSE gunicorn.conf.py wsgi.py ./
 COPY embedding_api embedding_api
 COPY --from=kernel /kernel embedding_api/encoder/kernel
 ENV PATH=/app/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 HF_HOME=/huggingface

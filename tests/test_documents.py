@@ -12,6 +12,7 @@ from embedding_api.encoder.kernel.engine import KernelEngine
 from embedding_api.server import connection, limits, request, worker
 from tests.support.server import ROOT
 
+DOCUMENTS = (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 ALERTS = (ROOT / "deploy" / "alerts.yml").read_text()
@@ -46,7 +47,7 @@ def test_the_dashboard_is_json_that_grafana_imports():
 
 
 def test_nothing_is_left_to_fill_in():
-    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for document in DOCUMENTS:
         assert not re.findall(r"%[A-Z]|TODO|XXX", document.read_text())
 
 
@@ -65,7 +66,7 @@ def rows(text):
 
 
 def bounds():
-    """What the tables of bounds must say, by the code."""
+    """What the table of bounds must say, by the code."""
     settings, gunicorn = Settings(), Config()
     configured = (ROOT / "gunicorn.conf.py").read_text()
     kept, silence, stop, backlog = (
@@ -74,53 +75,40 @@ def bounds():
     )
     largest = max(settings.max_body_bytes, settings.max_texts * limits.VECTOR_BYTES)
     memory = f"{limits.LARGE_PAYLOADS * largest >> 20} MB"
-    patience = f"{settings.client_timeout} s, and 1 s for each {connection.MIN_BYTES_PER_SECOND >> 10} KB"
-    body, idle = f"{settings.max_body_bytes >> 20} MB", f"{kept} s (`--keep-alive`)"
-    connections = f"{gunicorn.worker_connections:,} (`--worker-connections`)"
-    discarded = f"{connection.DISCARD_BYTES >> 20} MB, {connection.DISCARD_SECONDS} s"
     head = f"{request.HEAD_BYTES >> 10} KB"
     return {
-        "architecture": {
-            "Postponed requests of a worker": f", {settings.max_waiting} divided by the workers",
-            "Large requests, and bodies that wait for memory, in a worker": f", {settings.max_waiting} divided",
-            "Connections in the backlog": f"{int(backlog):,} (`--backlog`)",
-            "Tokens of a forward pass": f"{KernelEngine.micro_batch_tokens} ",
-            "Compute threads of a worker": f"at most {worker.MAX_THREADS} ",
-            "Connections of a worker": connections,
-            "Bodies of more than 64 KB, and tokens of large requests, in a worker": memory,
-            "Vectors of large requests, in a worker": memory,
-            "Answers, in a worker": memory,
-            "Body": body,
-            "Texts; tokens": f"{settings.max_texts}; `EMBEDDING_MAX_TOKENS`, {settings.max_tokens} ",
-            "Head of a request": head,
-            "Time to send a request, and to read an answer": patience,
-            "Idle time of a kept connection": idle,
-            "What a client still sends after its answer": discarded,
-            "Silence of a worker": f"{silence} s",
-            "Stopping": f"{stop} s",
-        },
-        "operations": {
-            "Time to send a request": patience,
-            "Idle time of a kept connection": idle,
-            "Body": body,
-            "Request line": f"{gunicorn.limit_request_line:,} bytes",
-            "One header; all of them": (
-                f"{gunicorn.limit_request_field_size:,} bytes (`--limit-request-field_size`); "
-                f"{gunicorn.limit_request_fields} headers (`--limit-request-fields`) and {head}"
-            ),
-            "What the chunks of a body add to it": f"{request.CHUNK_BYTES >> 10} KB",
-            "Connections of a worker": connections,
-            "Bodies of more than 64 KB in a worker": memory,
-            "Answers that clients have not read yet, in a worker": memory,
-            "What a client still sends after its answer": discarded,
-        },
+        "Postponed requests of a worker": f", {settings.max_waiting} divided by the workers",
+        "Large requests, and bodies that wait for memory, in a worker": f", {settings.max_waiting} divided",
+        "Connections in the backlog": f"{int(backlog):,} (`--backlog`)",
+        "Tokens of a forward pass": f"{KernelEngine.micro_batch_tokens} ",
+        "Compute threads of a worker": f"at most {worker.MAX_THREADS} ",
+        "Connections of a worker": f"{gunicorn.worker_connections:,} (`--worker-connections`)",
+        "Bodies of more than 64 KB, and tokens of large requests, in a worker": memory,
+        "Vectors of large requests, in a worker": memory,
+        "Answers, in a worker": memory,
+        "Body": f"{settings.max_body_bytes >> 20} MB",
+        "What the chunks of a body add to it": f"{request.CHUNK_BYTES >> 10} KB",
+        "Texts; tokens": f"{settings.max_texts}; `EMBEDDING_MAX_TOKENS`, {settings.max_tokens} ",
+        "Request line": f"{gunicorn.limit_request_line:,} bytes",
+        "One header; all of them": (
+            f"{gunicorn.limit_request_field_size:,} bytes (`--limit-request-field_size`); "
+            f"{gunicorn.limit_request_fields} headers (`--limit-request-fields`) and {head}"
+        ),
+        "Time to send a request, and to read an answer": (
+            f"{settings.client_timeout} s, and 1 s for each {connection.MIN_BYTES_PER_SECOND >> 10} KB"
+        ),
+        "Idle time of a kept connection": f"{kept} s (`--keep-alive`)",
+        "What a client still sends after its answer": (
+            f"{connection.DISCARD_BYTES >> 20} MB, {connection.DISCARD_SECONDS} s"
+        ),
+        "Silence of a worker": f"{silence} s",
+        "Stopping": f"{stop} s",
     }
 
 
-@pytest.mark.parametrize("page", ["architecture", "operations"])
-def test_bounds_are_those_of_the_code(page):
-    said = rows((ROOT / "docs" / f"{page}.md").read_text())
-    for name, bound in bounds()[page].items():
+def test_bounds_are_those_of_the_code():
+    said = rows(ARCHITECTURE)
+    for name, bound in bounds().items():
         assert bound in said[name]
 
 
@@ -139,7 +127,7 @@ def test_every_module_is_on_the_map_and_no_other():
 
 
 def test_links_between_documents_lead_somewhere():
-    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for document in DOCUMENTS:
         for path, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", document.read_text()):
             target = document.parent / path if path else document
             assert target.exists(), (document.name, path)
@@ -147,3 +135,13 @@ def test_links_between_documents_lead_somewhere():
                 headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
                 anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
                 assert anchor in anchors, (document.name, path, anchor)
+
+
+def test_every_file_that_a_document_names_is_there():
+    folders = [ROOT / name for name in ("embedding_api", "tests", "benchmarks", "deploy", "docs")]
+    files = [*ROOT.iterdir(), *(path for folder in folders for path in folder.rglob("*"))]
+    there = [f"/{path.relative_to(ROOT)}" for path in files]
+    for document in DOCUMENTS:
+        for name in re.findall(r"`([\w./-]+\.(?:py|c|h|md|ya?ml|json|txt|toml|conf|service))`", document.read_text()):
+            # Those with a slash in front are on another machine, or in a URL.
+            assert name.startswith("/") or any(path.endswith(f"/{name}") for path in there), (document.name, name)
