@@ -40,7 +40,7 @@ class TEIEmbedRequest(StrictSchema):
 class TEIEmbedResponse(ResponseSchema):
     """A vector for each text, in their order, and nothing around them."""
 
-    examples = {"the first numbers of it": [VECTOR]}
+    examples = {"as text-embeddings-inference has it": [VECTOR]}
     json_schema = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
 
 
