@@ -6,7 +6,7 @@ ARG PIP_INDEX_URL
 WORKDIR /kernel
 COPY pyproject.toml /
 COPY embedding_api/encoder/kernel ./
-# Where the compiler cannot be had, the image is without a kernel; the service says why at its start.
+# If the compiler cannot be installed, the image has no kernel, and the service says why at its start.
 RUN pip install --no-cache-dir "$(grep -o 'ziglang==[0-9.]*' /pyproject.toml)"; python build.py || true
 
 FROM python:3.11.14-slim-bookworm AS packages
@@ -20,13 +20,13 @@ RUN python -m venv venv \
     && pip install --no-compile --no-deps --index-url "$TORCH_INDEX_URL" "$(grep '^torch==' requirements.txt)" \
     && pip install --no-compile -r requirements.txt -c constraints.txt \
     && pip uninstall --yes pip
-# What only those need who build or test these packages.
+# Delete what is needed only to build or test these packages.
 WORKDIR /app/venv/lib/python3.11/site-packages
 RUN find torch/bin -type f ! -name torch_shm_manager -delete \
     && rm -rf torch/include torch/share torch/test pyarrow/include \
     && find numpy pyarrow scipy sklearn sympy networkx -type d -name tests -prune -exec rm -r {} +
 WORKDIR /app
-# Bytecode of what the service imports; that of all packages would be three times as much.
+# Compile what the service imports; bytecode of all packages would be three times as much.
 RUN python -c "import click, flask, flask_cors, gunicorn.app.wsgiapp, gunicorn.workers.sync, joblib, marshmallow, \
 apispec.ext.marshmallow, prometheus_client.multiprocess, pyarrow.parquet, sentence_transformers, \
 transformers.models.bert.modeling_bert, tqdm"
@@ -50,7 +50,7 @@ RUN python -m compileall -q embedding_api
 USER 1000
 # The only folder that can be written to where the root filesystem is read-only.
 ENV TMPDIR=/dev/shm
-# Gunicorn listens on every interface where PORT is set.
+# With PORT set, Gunicorn listens on every interface.
 ENV PORT=7860 EMBEDDING_MODEL=/models/bge-small-en-v1.5
 EXPOSE 7860
 HEALTHCHECK --start-period=60s --timeout=5s CMD ["python", "-c", \

@@ -1,10 +1,10 @@
 # make serve   install, get the model and serve it on http://127.0.0.1:7860
 # make test    install, lint and test
-# make test-fast   the tests that start no server, in less than a minute
+# make test-fast  run only the tests that start no server, in less than a minute
 # make lint    check style and types
 # make format  mend the style
-# make bench   measure the service beside others, for an hour and a half (BENCH_FLAGS=… says what of it)
-# make kernel  install and build the kernel again, where that failed
+# make bench   measure the service beside others, for an hour and a half (BENCH_FLAGS=… selects what to measure)
+# make kernel  install and build the kernel again, if that has failed
 
 # The first Python of 3.11 or newer; PYTHON=… names another.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -69,8 +69,8 @@ clean:
 	@$(PIP) -r requirements.txt -c constraints.txt
 	@touch $@
 
-# pip fetches the compiler (100 MB) into an environment of its own, which it deletes. Where it is not to be had, what is
-# in .venv must do: make test installs it there.
+# pip fetches the compiler (100 MB) into an environment of its own, which it deletes. If it cannot, the compiler in .venv
+# is used: make test installs it there.
 $(KERNEL)/built: $(wildcard $(KERNEL)/*.[ch]) $(KERNEL)/build.py setup.py pyproject.toml .venv/installed
 	@echo "Building the kernel; with its compiler to fetch this takes half a minute."
 	@{ ! .venv/bin/python -c 'import ziglang' && $(PIP) --retries 1 --no-deps -e .; } 2>/dev/null \
@@ -91,7 +91,7 @@ $(KERNEL)/built: $(wildcard $(KERNEL)/*.[ch]) $(KERNEL)/build.py setup.py pyproj
 	@$(PIP) -r benchmarks/requirements.txt
 	@touch $@
 
-# As for .venv: the CPU build of torch first, whose version is then the one that is asked for.
+# As for .venv: the CPU build of torch first, which then satisfies the requirements.
 .bench/%/installed: benchmarks/peers/%.txt | .venv/bin/python
 	@echo "Installing $*, which the service is measured beside."
 	@.venv/bin/python -m venv --clear .bench/$*

@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: that the kernel is built, and that a wheel with it is for one kind of machine."""
+"""What pyproject.toml cannot express: the build compiles the kernel, and so a wheel is for one kind of machine."""
 
 import runpy
 from pathlib import Path
@@ -13,7 +13,7 @@ KERNEL = "embedding_api/encoder/kernel"
 class BuildPy(build_py):
     def run(self):
         super().run()
-        # By path: what the package imports is not installed here.
+        # Run by its path: what the package imports is not installed here.
         build = runpy.run_path(f"{KERNEL}/build.py")["build"]
         build(Path("" if self.editable_mode else self.build_lib, KERNEL))
 

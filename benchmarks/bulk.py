@@ -79,14 +79,14 @@ def cell(speeds, case, name):
 
 
 def generated(count, median_words=MEDIAN_WORDS):
-    """Texts of common words, their number of a log-normal distribution."""
+    """Texts of common words. The number of words has a log-normal distribution."""
     chance = np.random.default_rng(1)
     lengths = np.clip(chance.lognormal(np.log(median_words), 0.6, count), 1, 400).astype(int)
     return [" ".join(chance.choice(WORDS, length)) for length in lengths]
 
 
 def command(folder, texts):
-    """Tokens a second of the command, as it says itself."""
+    """Tokens a second of the command, as it prints them."""
     source, output = folder / "texts.jsonl", folder / "vectors.parquet"
     write(source, texts)
     result = subprocess.run(arguments(source, output), cwd=ROOT, check=True, capture_output=True, text=True)
@@ -104,7 +104,7 @@ def arguments(source, output):
 
 
 class Pool:
-    """SentenceTransformer.encode with a process for each core, each on one thread, as is best for it."""
+    """SentenceTransformer.encode with a process for each core, each on one thread, which is fastest."""
 
     def __init__(self, cores):
         self._pipe, other = SPAWN.Pipe()

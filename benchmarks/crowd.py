@@ -27,7 +27,7 @@ REQUEST = embed_request(["slowly"] * 64)
 
 
 class Crowd:
-    """Clients that each have sent some bytes, for a `with` statement; now and then each reads a little."""
+    """Clients that each have sent some bytes, for a `with` statement. Every half second each reads a little."""
 
     def __init__(self, server, *groups):
         self._connections = [_connect(server.port, sent) for sent, count in groups for _ in range(count)]
@@ -52,7 +52,7 @@ class Crowd:
 
 def _connect(port, sent):
     connection = socket.socket()
-    # Else the operating system would take the whole answer.
+    # With a larger buffer the operating system would take the whole answer.
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.connect(("127.0.0.1", port))
     connection.sendall(sent)

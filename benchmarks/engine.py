@@ -1,7 +1,7 @@
 """The encoder beside sentence-transformers, onnxruntime and OpenVINO: `python -m benchmarks.engine`, half an hour.
 
-Needs `.venv/bin/pip install -r benchmarks/requirements.txt`. Every engine has a process of its own, and one at a time
-runs: in each round each has its turn with each case. Figures are medians over the rounds, ratios the medians of the
+Needs `.venv/bin/pip install -r benchmarks/requirements.txt`. Each engine has a process of its own, and only one runs at
+a time: in each round, each computes each case once. Figures are medians over the rounds, ratios the medians of the
 rounds' ratios. Tables and figure go to docs/.
 """
 
@@ -22,12 +22,12 @@ import click
 import numpy as np
 
 from benchmarks import engines
+from benchmarks.docs import DOCS, write_tables
 from embedding_api.encoder.compute_threads import usable_cores
 from tests.support.cranfield import load
 
-DOCS = Path(__file__).parent.parent / "docs"
-SECONDS = 0.4  # that a measurement takes, at least
-PAUSE = 0.05  # between two, for onnxruntime's threads to stop spinning
+SECONDS = 0.4  # the least that a measurement takes
+PAUSE = 0.05  # seconds between two measurements, in which onnxruntime's threads stop spinning
 LIMITS = {"limits, float32": "float32", "limits, bfloat16": "bfloat16"}
 WORDS = ["the", "of", "a", "in", "on", "for", "with", "and", "to", "is", "at", "by", "from", "heat"]
 SPAWN = multiprocessing.get_context("spawn")
@@ -50,9 +50,7 @@ def main(rounds, abstracts):
     tables = [table(cases, threads, seconds) for threads, seconds in results.items()]
     text = "\n\n".join([heading + ".", *tables])
     print(text)
-    page = DOCS / "performance.md"
-    before, after = re.split(r"(?<=<!-- engine -->\n).*(?=<!-- /engine -->)", page.read_text(), flags=re.DOTALL)
-    page.write_text(f"{before}{text}\n{after}")
+    write_tables("engine", text)
     draw(cases, results)
 
 
@@ -76,12 +74,12 @@ def make_cases(abstracts):
 
 
 def texts(count, tokens):
-    """Texts that differ: of common words, one token each; [CLS] and [SEP] are two more."""
+    """Different texts of common words, each of one token; [CLS] and [SEP] are two more."""
     return [" ".join(row) for row in np.random.default_rng(tokens).choice(WORDS, (count, tokens - 2))]
 
 
 def measure(cases, rounds, threads, onnx):
-    """Seconds, by case and engine, one for each round."""
+    """Lists of seconds, by case and engine, with one number for each round."""
     seconds = {(case, name): [] for case in cases for name in [*engines.NAMES, *LIMITS]}
     running = {name: Engine(name, threads, onnx) for name in engines.NAMES}
     limits = Engine("limits", threads, onnx)
@@ -113,7 +111,7 @@ class Engine:
         self._pipe.recv()
 
     def time(self, batch, repeat):
-        """Seconds to encode the batch, the mean of as many times in a row."""
+        """Seconds to encode the batch, the mean of `repeat` times in a row."""
         time.sleep(PAUSE)
         self._pipe.send((batch, repeat))
         return self._pipe.recv()
@@ -147,7 +145,7 @@ def time_limit():
 
 
 def ratio(seconds, case, name):
-    """How many times as fast as sentence-transformers."""
+    """How many times as fast as sentence-transformers an engine is."""
     pairs = zip(seconds[case, engines.REFERENCE], seconds[case, name], strict=True)
     return median(reference / own for reference, own in pairs)
 

@@ -28,10 +28,10 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 
 
 def make(name, threads, onnx):
-    """An engine, with its threads set, in a process that is its own."""
+    """An engine with so many threads. To be called in a process of its own, as it sets what holds for the process."""
     if name.startswith("ours"):
         return ours(name.split()[-1], threads)
-    # Which the service's own modules forbid; their users have it, on as many threads.
+    # The service's modules turn this off. For the other engines it is on by default, on as many threads.
     os.environ |= {"TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": str(threads)}
     if name == REFERENCE:
         return sentence_transformers(model(), threads)
@@ -75,7 +75,7 @@ def openvino(path, threads, precision):
 
 
 class Padded:
-    """The exported model in padded batches of texts of like length, of the batch size that is fastest for them.
+    """The exported model in padded batches of texts of similar length, of the batch size that is fastest for the texts.
 
     Args:
         run: from input_ids, attention_mask and token_type_ids, of shape (texts, tokens), to the last hidden state.
@@ -152,7 +152,7 @@ def flop(lengths):
 class Limits:
     """What one core can do at most: the kernel's micro-kernels on operands in its cache, and reading the weights."""
 
-    # Of BGE small's products.
+    # The number of weights in BGE small's products: 12 layers of 12 squares.
     weights = 12 * 12 * 384 * 384
 
     def __init__(self):

@@ -1,8 +1,8 @@
 """Do all workers have work? `python -m benchmarks.keepalive`, five minutes on two cores.
 
-The kernel decides which worker gets a new connection. With few connections that are kept, one worker may get most of
-them. Starts the service many times, each time with new connections, and prints the requests a second of the worst
-start and of the best one.
+Linux decides which worker gets a new connection. With few connections that are kept, one worker may get most of them.
+Starts the service many times, each time with new connections, and prints the requests a second of the worst start and
+of the best one.
 """
 
 import tempfile

@@ -1,7 +1,7 @@
-"""What the benchmarks send: short requests by wrk, as a client in Python would take too much of the cores that it
-shares with the service, and large ones, and a short one now and then beside them.
+"""What the benchmarks send: short requests, large requests, and short requests now and then beside large ones.
 
-A server is anything with a `url` and a method `embed(texts, timeout)` that returns a `tests.support.server.Reply`.
+Short requests are sent by wrk, as a client in Python would use too much of the cores that it shares with the service. A
+server is anything with a `url` and a method `embed(texts, timeout)` that returns a `tests.support.server.Reply`.
 """
 
 import json
@@ -21,19 +21,19 @@ SHORT_TIMEOUT = 30
 SHORT_PAUSE = 0.15  # from the start of one short query to that of the next
 
 WRK = """
-local requests, place = {}, 0
+local requests, position = {}, 0
 
 function init(arguments)
   local headers = {["Content-Type"] = "application/json", ["Connection"] = arguments[4]}
   for body in io.lines(arguments[1]) do
     requests[#requests + 1] = wrk.format("POST", arguments[2], headers, body)
   end
-  place = tonumber(arguments[3])
+  position = tonumber(arguments[3])
 end
 
 function request()
-  place = place % #requests + 1
-  return requests[place]
+  position = position % #requests + 1
+  return requests[position]
 end
 
 function done(summary, latency)
@@ -45,7 +45,7 @@ end
 """
 
 
-# A machine whose processes take no more than this part of its cores, for so many seconds, does nothing.
+# The machine counts as quiet if its processes use at most this part of its cores for so many seconds.
 QUIET_PART, QUIET_SECONDS, QUIET_TIMEOUT = 0.1, 0.3, 180
 
 
@@ -60,7 +60,7 @@ def embed_fields(texts):
 
 @dataclass
 class Speed:
-    """Answers a second, and the seconds from a request to its answer."""
+    """Answers a second, and two percentiles of the seconds from a request to its answer."""
 
     rate: float
     p50: float
@@ -71,7 +71,11 @@ class Load:
     """Sends requests of one text each, by wrk with one thread.
 
     Args:
-        path, fields: the API that they are for: where to post, and what makes a request's fields of a text.
+        directory: where wrk's files go.
+        name: of the file of requests.
+        texts: those to send, in turn.
+        path: where to post them.
+        fields: a function that makes a request's fields of a text.
     """
 
     def __init__(self, directory, name, texts, path="/embed", fields=embed_fields):
@@ -104,7 +108,7 @@ class Load:
 
 
 def wait_until_quiet():
-    """Wait until the machine does nothing: servers go on with requests that wrk has left, at the next one's cost."""
+    """Wait until the machine is quiet: servers still compute requests that wrk has left, which would slow the next."""
     deadline = time.monotonic() + QUIET_TIMEOUT
     while True:
         before = _processor_ticks()
@@ -117,23 +121,24 @@ def wait_until_quiet():
 
 
 def _processor_ticks():
-    """How long the machine's cores have been busy, and how long they have been there."""
+    """The ticks in which the machine's cores have been busy, and all ticks."""
     ticks = list(map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]))
     return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
 
 
 def short_alone(server, texts, seconds):
-    """p50 and p95, in seconds, of a short query now and then, for so long."""
+    """p50 and p95, in seconds, of short queries that are sent now and then for so many seconds."""
     stop = time.monotonic() + seconds
     return np.percentile(short_queries(server, texts, lambda: time.monotonic() >= stop), (50, 95))
 
 
 def short_beside_bulk(server, short_texts, requests, clients):
-    """Send large requests, and a short query now and then beside them.
+    """Send large requests, and short queries now and then beside them.
 
     Args:
-        short_texts: an iterator over texts.
-        requests: the large requests, each a list of texts, which so many clients send.
+        short_texts: an iterator over the queries.
+        requests: the large requests, each a list of texts.
+        clients: the number of clients that send the large requests.
 
     Returns:
         A dictionary: "short", p50 and p95 of the short query in seconds; "rate", the texts a second of the large
@@ -149,7 +154,7 @@ def short_beside_bulk(server, short_texts, requests, clients):
 
 
 def short_queries(server, texts, done):
-    """Seconds of each of the short queries that are sent one after the other."""
+    """The seconds of each short query. They are sent one after the other, until `done` returns true."""
     taken = []
     while not taken or not done():
         began = time.monotonic()
@@ -162,10 +167,10 @@ def short_queries(server, texts, done):
 
 
 def send_all(server, clients, requests):
-    """Send large requests, each client one after the other, and whichever is free the next.
+    """Send large requests by several clients. Each client takes the next request when it is free.
 
-    All of them count, and the time is that from the first's start to the last's end: what was under way at some moment
-    need not be guessed. Who is refused gives the request back and waits as it was told.
+    All requests count, and the time is from the start of the first to the end of the last. A client that is refused
+    returns its request to the others and waits for the seconds of Retry-After.
 
     Returns:
         The seconds, and how often the service refused.
@@ -181,7 +186,7 @@ def send_all(server, clients, requests):
                 request = waiting.get_nowait()
             except Empty:
                 return refused, answered
-            # The largest requests from every worker take minutes each.
+            # A large request at each worker takes minutes.
             reply = server.embed(request, timeout=3600)
             if reply.status == 200:
                 answered = time.monotonic()

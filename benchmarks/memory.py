@@ -1,9 +1,9 @@
-"""What the service needs of memory: `python -m benchmarks.memory`, up to ten minutes on two cores.
+"""How much memory the service needs: `python -m benchmarks.memory`, up to ten minutes on two cores.
 
-Many clients at once send the largest requests that the limits allow, one kind after the other, each for some time:
-which is left when the time is over. Prints the proportional set size (PSS: shared pages count for their share) of each
-process and in total: before, at the highest moment (sampled twice a second), and after each kind. It exits with 1 if
-the memory does not come back. Linux only.
+Many clients at once send the largest requests that the limits allow, one kind after the other. Each kind is sent for a
+fixed time; then the clients leave. Prints the proportional set size (PSS: shared pages count for their share) of each
+process and in total: when idle, at the highest sample of two a second, and after each kind. It exits with 1 if the
+memory does not come back. Linux only.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from tests.support.server import Server, pss, wait_until
 
 SAMPLE_SECONDS = 0.5
 CLIENTS = 32
-# Until the memory must be back, and how much more than idle that may be.
+# The seconds in which the memory must come back, and how many times the idle memory it may then be.
 BACK_SECONDS, BACK = 60, 1.1
 
 
@@ -43,7 +43,7 @@ def main(seconds):
 
 
 def warm(server):
-    """Have each worker serve usual requests, whose code and memory then belong to what it has when idle."""
+    """Have each worker serve ordinary requests, so that the memory they need counts as idle memory."""
     for texts in ["a short query"] * 20 + [["a text of some words " * 20] * 32] * 4:
         with ThreadPoolExecutor(4) as clients:
             list(clients.map(server.embed, [texts] * 4))
@@ -51,7 +51,7 @@ def warm(server):
 
 
 def measure(server, name, path, body, seconds, idle):
-    """Whether the memory is back to what it was, idle, some time after these requests."""
+    """Send requests of one kind; returns whether the memory comes back to what it was when idle."""
     with highest_total(lambda: memory(server)) as samples:
         statuses = send(server, path, body, seconds)
     show(f"peak, {name}", max(samples, key=sum), statuses)
@@ -64,7 +64,7 @@ def measure(server, name, path, body, seconds, idle):
 
 
 def largest(settings, dimension):
-    """By name, the path and the body of each kind."""
+    """The path and the body of each kind of request, by its name."""
     many, few = settings.max_texts, settings.max_tokens // 512
     each, pairs = settings.max_tokens // many, isqrt(many * dimension)
     ranked = {"rank": True, "texts": different_texts(many, 6)}
@@ -79,12 +79,12 @@ def largest(settings, dimension):
 
 
 def different_texts(count, tokens):
-    """Equal ones would be computed once. A number below 100 is one token to BERT, and [CLS] and [SEP] are two."""
+    """Different texts of so many tokens. A number below 100 is one token to BERT, and [CLS] and [SEP] are two."""
     return [f"{number // 100} {number % 100} " + "word " * (tokens - 4) for number in range(count)]
 
 
 def send(server, path, body, seconds):
-    """How many answers of each status many clients get, until they leave after so many seconds."""
+    """Send a request again and again by many clients, for so many seconds; returns the number of answers by status."""
     end, statuses = time.monotonic() + seconds, Counter()
 
     def run(_):
@@ -108,7 +108,7 @@ def send(server, path, body, seconds):
 
 
 def wait_for_workers(server):
-    """Until all of them have started; the first one serves alone for a moment."""
+    """Wait until all workers have started: at first only one serves."""
     workers = server.get("/info").json["workers"]
     wait_until(lambda: server.started() >= workers)
 

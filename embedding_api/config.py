@@ -11,6 +11,7 @@ from environs import Env, EnvError, validate
 from embedding_api.encoder.compute_threads import usable_cores
 from embedding_api.errors import ConfigError
 
+# The upper limit of EMBEDDING_MAX_WAITING.
 MOST_WAITING = 1024
 
 
@@ -18,8 +19,8 @@ MOST_WAITING = 1024
 class Settings:
     """The service's settings; the README's table says what each is for.
 
-    `model`, `model_name`, `query_prompt` and `revision` are None where the environment leaves the choice to us;
-    an empty `query_prompt` means none at all.
+    `model`, `model_name`, `query_prompt` and `revision` are None where the environment does not set them; an empty
+    `query_prompt` means that there is none.
     """
 
     model: str | None = None
@@ -44,7 +45,10 @@ class Settings:
 
     @classmethod
     def from_env(cls):
-        """Read the environment. Compose files and dashboards pass empty strings for what is not set: so they count.
+        """Read the environment.
+
+        An empty variable counts as not set, as Compose files and dashboards pass empty strings; but an empty
+        EMBEDDING_QUERY_PROMPT means no prompt.
 
         Raises:
             ConfigError: names the first setting whose value makes no sense.
@@ -75,7 +79,10 @@ class Settings:
 
 @functools.cache
 def process_settings():
-    """The settings that this process has started with. A reload that found a file of keys missing must not end it."""
+    """The settings that this process has started with.
+
+    A reload does not read them again, as a file of keys that is missing just then would end the service.
+    """
     return Settings.from_env()
 
 
@@ -98,7 +105,7 @@ def _one_of(env, name, *choices):
 
 
 def _api_keys(env):
-    """From one variable or from a file, such as a mounted secret. A key in a message would be a key in a log."""
+    """The keys, from a variable or a file, such as a mounted secret. Messages quote no key, as they go to the log."""
     keys, path = env.str("EMBEDDING_API_KEYS", ""), env.str("EMBEDDING_API_KEYS_FILE", "")
     if keys and path:
         raise ConfigError("EMBEDDING_API_KEYS and EMBEDDING_API_KEYS_FILE are both set: set one of them.")
@@ -131,7 +138,7 @@ def _cors_origins(env):
 
 
 def _split(values):
-    """What stands between commas or white space."""
+    """The parts between commas or white space."""
     return tuple(values.replace(",", " ").split())
 
 

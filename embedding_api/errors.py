@@ -44,7 +44,7 @@ class ApiError(Exception):
         param: the field at fault, such as "texts[3]".
         details: anything JSON that helps further, such as a list of all fields at fault.
         headers: response headers that belong to this error.
-        status: the HTTP status where the code is none of ours.
+        status: the HTTP status of a code that is not in `CODES`.
     """
 
     def __init__(self, code, message, *, param=None, details=None, headers=(), status=None):
@@ -61,24 +61,24 @@ class ConfigError(Exception):
 
 
 class ClientGone(Exception):
-    """The client has closed its connection, and nobody waits for the answer."""
+    """The client has closed its connection, so that no answer is needed."""
 
 
 def overloaded(seconds=1):
-    """The error for a request that there is no room for, and when to send it again."""
+    """The error for a request that there is no room for; it may be sent again after so many seconds."""
     again = "in a second" if seconds <= 1 else f"in {seconds} seconds"
     message = f"More requests wait than the service takes up. Send the request again {again}."
     return ApiError("overloaded", message, headers=[("Retry-After", str(max(seconds, 1)))])
 
 
 def stopping():
-    """The error for a request that comes too late."""
+    """The error for a request that comes while the service stops."""
     message = "The service is about to stop. Send the request again in some seconds."
     return ApiError("stopping", message, headers=[("Retry-After", "5")])
 
 
 def internal_error(name):
-    """The error for what is our own fault, by the request's id."""
+    """The error for a fault of the service itself. `name` is the request's id."""
     message = f"The service failed on this request. The log has the reason, under request id {name}."
     return ApiError("internal_error", message, details={"request_id": name})
 

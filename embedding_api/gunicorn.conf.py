@@ -3,7 +3,7 @@
 import os
 import sys
 
-# Products of /similarity: a second thread would wait for a core that others use. NumPy reads it when it is imported.
+# Set before NumPy is imported. /similarity multiplies on one thread: a second would wait for a core that others use.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from embedding_api import logs
@@ -45,21 +45,21 @@ preload_app = True
 worker_connections = 1000
 # Connections that wait in the operating system until a worker accepts them.
 backlog = 2048
-# Seconds an idle connection is kept: longer than the 60 of nginx and the cloud providers' balancers, so that they close
-# first. If the service did, it could do so at the moment they send a request, which would be lost.
+# Seconds that an idle connection is kept: longer than the 60 of nginx and the cloud providers' balancers, so that they
+# close first. If the service closed first, a request sent at that moment would be lost.
 keepalive = 75
 
-# A worker that has not reported for so long hangs and is replaced. One that encodes reports after each micro-batch,
-# so a long request is not taken for a hang.
+# Seconds without a report after which a worker counts as hung and is replaced. A worker that encodes reports after each
+# micro-batch, so that a long request does not count as a hang.
 timeout = 30
-# The largest request keeps a core busy for minutes; a stop waits for what was accepted.
+# Seconds that a stop waits for accepted requests: the largest request keeps a core busy for minutes.
 graceful_timeout = 120
 
-# Workers report through a file.
+# Each worker reports to the master through a file in this folder.
 worker_tmp_dir = writable_folder()
 
-# Answers are in memory, and never files.
+# Answers are never files.
 sendfile = False
 
-# The control socket would be a thread in the master, which forks, and another way in to guard.
+# The control socket would be a thread in the master, which forks, and one more socket to protect.
 control_socket_disable = True

@@ -6,7 +6,7 @@ from flask import g, has_request_context
 
 _log = logging.getLogger(__name__)
 
-# What each line has, and its name in JSON.
+# The fields of each line, and their names in JSON.
 _FIELDS = {
     "asctime": "time",
     "levelname": "level",
@@ -51,12 +51,12 @@ class _RequestId(logging.Filter):
 
 
 def log_request(method, route, status, seconds, figures):
-    """The line for a request.
+    """Write the line of a request.
 
     Args:
-        route: None where its path has none. Never the path itself, which may hold a text.
-        seconds: from the request, read, to its answer.
-        figures: what else there is to say of it: numbers, by name.
+        route: the pattern of its path, or None if no route matches. Never the path itself, which may hold a text.
+        seconds: from the moment when the request was read to its answer.
+        figures: more numbers of the request, by name.
     """
     route = route or "-"
     figures = figures | {"total_ms": round(1000 * seconds, 2)}
@@ -66,6 +66,6 @@ def log_request(method, route, status, seconds, figures):
 
 
 def log_unreadable(request_id, status, code):
-    """The line for a request of which nothing is known but what is wrong with it: an error's code."""
+    """Write the line of a request that is not valid HTTP. `code` says what is wrong with it."""
     fields = {"request_id": request_id, "method": "-", "route": "-", "status": status}
     _log.info("- - %d %s", status, code, extra=fields)

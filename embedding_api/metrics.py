@@ -1,8 +1,8 @@
-"""Figures for Prometheus, summed over all workers, the living and the dead.
+"""Metrics for Prometheus, summed over all workers, also those that have ended.
 
-Each worker writes to files in a directory that Gunicorn's master has made, and whichever is asked reads all of them.
-The files are named by the worker's place among its siblings and not by its process id: who takes the place of a dead
-worker goes on with its counts, so nothing is lost, and there are never more files than workers at a time.
+Each worker writes to files in a directory that Gunicorn's master has made; the worker that is asked reads all of them.
+The files are named by the worker's number, from 1, and not by its process id: the worker that replaces a dead one gets
+its number and continues its counts. So no count is lost, and there are never files of more workers than run at a time.
 """
 
 import os
@@ -11,11 +11,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, valu
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 _directory = None
-_place = 0
+_worker_number = 0
 
-# Where there is no such directory, as in tests, this process alone is counted.
+# Without such a directory, as in tests, this process alone is counted.
 _process = CollectorRegistry()
-# Those without labels have a value from the beginning.
+# Metrics without labels have a value from the start; `share` makes it again, in files.
 _without_labels = []
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -50,36 +50,36 @@ _workers = _metric(Counter, "workers_started", "Workers started, the first ones 
 
 
 def share(directory):
-    """Count in files of this directory, for all processes that are forked from this one. To call before any count."""
+    """Count in files in this directory, in all processes forked from this one. To be called before the first count."""
     global _directory
     _directory = os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
-    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: _place)
-    # prometheus-client chooses when it is imported, which is too early: modules make no files.
+    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: _worker_number)
+    # prometheus-client chooses between memory and files when it is imported, which is too early: no import makes files.
     for metric in _without_labels:
         metric._metric_init()
 
 
-def run_in_worker(place):
-    """Settle in a worker process after the fork. `place` is its number among those that live, from 1."""
-    global _place
-    _place = place
+def run_in_worker(number):
+    """Count in a worker process, after the fork. `number` is the worker's among those that live, from 1."""
+    global _worker_number
+    _worker_number = number
     _workers.inc()
 
 
-def reset_dead_worker(place):
+def reset_dead_worker(number):
     """Reset the gauges of a worker that has ended: its unfinished requests are no longer in progress."""
     if _directory:
-        mark_process_dead(place, _directory)
+        mark_process_dead(number, _directory)
 
 
 def record_response(status, route, seconds=None, figures=None, error_code=None):
     """Count an answer.
 
     Args:
-        route: of its request, or None if it had none.
-        seconds: from the request, read, to its answer, if that is known.
-        figures: of the request: "queue_ms", and "texts", "tokens" and "truncated" if it had texts embedded.
-        error_code: if it is an error.
+        route: the pattern of the request's path, or None if no route matches.
+        seconds: from the moment when the request was read to its answer; None if unknown.
+        figures: numbers of the request: "queue_ms", and "texts", "tokens" and "truncated" if it had texts embedded.
+        error_code: the error's code, if the answer is one.
     """
     route, figures = route or "none", figures or {}
     _requests.labels(route, status).inc()

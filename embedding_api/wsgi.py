@@ -15,9 +15,9 @@ from embedding_api.errors import ConfigError
 
 
 def _warn_of_missing_configuration():
-    """Say so when Gunicorn has read no configuration, and nobody has chosen another one with `-c`.
+    """Warn if Gunicorn has read no configuration, and `-c` does not name another one.
 
-    It looks for gunicorn.conf.py in the folder that it is called in, also with `--chdir`.
+    Gunicorn looks for gunicorn.conf.py in the folder where it is called, also with `--chdir`.
     """
     arguments = [*sys.argv[1:], *shlex.split(os.environ.get("GUNICORN_CMD_ARGS", ""))]
     is_gunicorn = os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn")
@@ -35,8 +35,8 @@ try:
     app = create_app(process_settings())
 except ConfigError as error:
     print(f"Error: {error}", file=sys.stderr)
-    # Gunicorn stops at this status even where each worker loads the application by itself; at any other it would
-    # start another worker, again and again.
+    # At this status Gunicorn stops even where each worker loads the application by itself. At any other it would start
+    # another worker, again and again.
     sys.exit(Arbiter.APP_LOAD_ERROR)
 except KeyboardInterrupt:
     sys.exit("Interrupted.")

@@ -1,8 +1,8 @@
-"""The service beside what one would use in its place: `make bench`, an hour and a half on two cores.
+"""The service beside other servers of embeddings: `make bench`, an hour and a half on two cores.
 
 Each server has an environment of its own under .bench/, the same model, all cores that this process may use, and its
-own defaults. First each is started alone, for its start and its memory. Then all of them run, and in each round each
-has its turn with each case, while the others do nothing. Figures are medians over the rounds. A server whose vectors
+own defaults. First each is started alone, to measure its start and its memory. Then all of them run, and in each round
+each is measured with each case, while the others are idle. Figures are medians over the rounds. A server whose vectors
 differ from sentence-transformers' (cosine below 0.999), or that answers with errors, gets no figures. Needs wrk, and
 some 16 GB of memory. Tables and figure go to docs/.
 """
@@ -49,7 +49,7 @@ from tests.support.cranfield import load
 )
 @click.option("--openai-model", default="BAAI/bge-small-en-v1.5", show_default=True, help="What it calls the model.")
 def main(rounds, starts, seconds, tei, openai, checkout, command, only, docs, openai_model):
-    # Who stops it, by a timeout as well, stops what it has started.
+    # So that SIGTERM, which `timeout` sends, also stops the servers that were started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if not shutil.which("wrk"):
         raise click.UsageError("Install wrk, which sends the short requests: apt-get install wrk")

@@ -46,7 +46,7 @@ CASES = [*SMALL, *MIDDLE]
 
 
 class Results(dict):
-    """By the server's name, a dictionary of what was measured of it: lists, one value for each round.
+    """By the server's name, a dictionary of what was measured: lists with one value for each round.
 
     "seconds", "idle", "highest": the start in seconds, and the memory in MB; "cosine": the lowest to the reference;
     "alone": what `short_alone` returns, and "beside 2" and so on, by clients, what `short_beside_bulk` does; and each
@@ -73,7 +73,7 @@ class Results(dict):
 
 
 def rounds(names, count):
-    """Numbers and names, so that each has its turn in each round, and another one is the first."""
+    """The names, once in each round, each round with another one first."""
     for turn in range(count):
         first = turn % max(1, len(names))
         yield from [*names[first:], *names[:first]]
@@ -189,7 +189,7 @@ def _rate(server, clients, sent):
 
 
 def show(results, case):
-    """Say how far it is."""
+    """Print the medians of a case."""
     rates = {name: np.median(row[case]) for name, row in results.items() if row.get(case)}
     print(f"{case}: " + ", ".join(f"{name} {rate:.4g}" for name, rate in rates.items()), flush=True)
 

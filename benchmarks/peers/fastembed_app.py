@@ -1,4 +1,4 @@
-"""fastembed (onnxruntime) behind as little as the naive app has."""
+"""fastembed (onnxruntime) in a Flask app as small as the naive one."""
 
 import os
 

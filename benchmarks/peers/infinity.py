@@ -1,4 +1,4 @@
-"""Starts Infinity. Its onnxruntime engine imports what newer versions of torch have elsewhere, and never uses it."""
+"""Starts Infinity. Its onnxruntime engine imports a module, never used, that newer versions of torch have moved."""
 
 import importlib
 import sys

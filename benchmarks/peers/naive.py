@@ -1,4 +1,4 @@
-"""What one writes first: Flask and `SentenceTransformer.encode`, preloaded, with a sync worker for each core."""
+"""The simplest service: Flask and `SentenceTransformer.encode`, preloaded, with a sync worker for each core."""
 
 import os
 

@@ -1,4 +1,7 @@
-"""What all servers get, and are held against. In a process of its own, as torch's threads and memory would stay."""
+"""The model as ONNX, and the reference vectors.
+
+To be called in a process of its own, as torch's threads and memory would stay.
+"""
 
 import os
 import shutil
@@ -6,8 +9,8 @@ import shutil
 from benchmarks import engines
 from embedding_api.encoder.compute_threads import usable_cores
 
-# What the servers look for beside the ONNX file, and the names it has in a directory for each: Infinity would take a
-# second file for its own optimized one.
+# The files that the servers need beside the ONNX file, and its names, each in a directory of its own: Infinity would
+# take a second ONNX file for its own optimized one.
 TOKENIZER_FILES = "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"
 ONNX_FILES = "fastembed/model_optimized.onnx", "infinity/model.onnx"
 

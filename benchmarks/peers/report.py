@@ -1,10 +1,10 @@
 """Tables and a figure from what was measured."""
 
-import re
 from datetime import date
 from statistics import median
 
-from benchmarks.engine import DOCS, cpu
+from benchmarks.docs import DOCS, write_tables
+from benchmarks.engine import cpu
 from benchmarks.load import SHORT_PAUSE
 from benchmarks.peers.cases import (
     BULK_REQUESTS,
@@ -30,9 +30,7 @@ def tables(results, packages, rounds, seconds):
 
 def write(text, results):
     """Put the tables into docs/performance.md, and the figure beside it."""
-    page = DOCS / "performance.md"
-    before, after = re.split(r"(?<=<!-- peers -->\n).*(?=<!-- /peers -->)", page.read_text(), flags=re.DOTALL)
-    page.write_text(f"{before}{text}\n{after}")
+    write_tables("peers", text)
     draw(results)
 
 
@@ -43,7 +41,10 @@ def heading(packages, rounds, seconds):
 
 
 def rates(results, cases):
-    """Requests a second, and how many times the better naive app's; the last line has the best of the others."""
+    """Requests a second, and how many times those of the better naive app.
+
+    The last line compares this service with the best of the other servers.
+    """
     naive = _better_naive(results)
     lines = [_row("Requests a second", cases), _row("---", ["---"] * len(cases))]
     for name, row in results.items():
@@ -120,7 +121,7 @@ def _row(first, cells):
 
 
 def _void(row):
-    """Why a server gets no figures, if so."""
+    """Why a server gets no figures, or None if it gets them."""
     if "cosine" in row["errors"]:
         return "wrong vectors"
     return "did not start" if "seconds" in row["errors"] else "errors" if row["errors"] else None
@@ -138,7 +139,7 @@ def _values(results, name, case):
 
 
 def _times(results, name, other, case):
-    """How many times as much a server does as another one; None where either has no figure."""
+    """How many times as many requests a second a server does as another one; None if either has no figure."""
     values, others = _values(results, name, case), _values(results, other, case)
     return median(values) / median(others) if values and others else None
 

@@ -65,7 +65,7 @@ class Peer:
         environment, directory: in which it is started.
         packages: what of its environment decides about its speed, with versions.
         url: where it runs already.
-        bulk_clients: beside how many clients with large requests a short query is measured, at most. Other servers than
+        bulk_clients: the most clients with large requests beside which a short query is measured. Other servers than
             this service let the query wait for all of them.
     """
 
@@ -161,7 +161,7 @@ def command(given):
 
 
 def tei(binary, model):
-    """text-embeddings-inference, whose program one has."""
+    """text-embeddings-inference, from the path of its program."""
     command = (binary, "--model-id", str(model), "--hostname", "127.0.0.1", "--port", "{port}", "--auto-truncate")
     return Peer("TEI", openai("model"), command, OFFLINE)
 
@@ -195,7 +195,7 @@ class Running:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [str(part).replace("{port}", str(port)) for part in self.peer.command]
-        # What is set for this process, or by it, is not meant for them, but for what says where things are.
+        # Variables that are set for this process, or by it, are not meant for the servers, except for paths.
         ours = "EMBEDDING_|GUNICORN_|INFINITY_|WEB_CONCURRENCY|(OMP|GOMP|KMP|MKL|MALLOC|RAYON|TOKENIZERS|OPENBLAS)_"
         environment = {name: value for name, value in os.environ.items() if not re.match(ours, name)}
         began = time.monotonic()
@@ -228,7 +228,7 @@ class Running:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        # Who serves without a master leaves processes.
+        # A server without a master process leaves processes behind.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 

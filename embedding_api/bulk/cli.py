@@ -9,7 +9,6 @@ import click
 from embedding_api.config import Settings
 from embedding_api.encoder.compute_threads import usable_cores
 from embedding_api.encoder.model_files import find_model
-from embedding_api.errors import ConfigError
 
 
 @click.command()
@@ -83,8 +82,6 @@ def embed(inputs, output, column, format, query, no_normalize, dtype, strict, wo
             encode = partial(pool.encode, encoder=encoder, workers=workers or usable_cores(), **options)
         description = run.description(encoder, directory, column=column, dtype=dtype, **options)
         run.embed(sources, output, description, encode, strict=strict, echo=partial(click.echo, err=True))
-    except (BulkError, ConfigError) as error:
-        raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         click.echo("Stopped: start it again to go on.", err=True)
         raise SystemExit(130) from None

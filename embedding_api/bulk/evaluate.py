@@ -10,7 +10,6 @@ import orjson
 
 from embedding_api.config import Settings
 from embedding_api.encoder.compute_threads import usable_cores
-from embedding_api.errors import ConfigError
 
 # The number of documents that are ranked for each query.
 _DEPTH = 100
@@ -135,21 +134,17 @@ def evaluate(folder, split, workers):
     """
     if importlib.util.find_spec("ir_measures") is None:
         raise click.ClickException("ir-measures is not installed: 'pip install -r requirements-evaluate.txt'.")
-    from embedding_api.bulk import BulkError
     from embedding_api.bulk.pool import encode_texts
     from embedding_api.encoder.loading import load_encoder
 
-    try:
-        collection = load(folder, split)
-        encoder = load_encoder(Settings.from_env())
-        options = {"encoder": encoder, "workers": workers or usable_cores(), "normalize": True}
-        documents = encode_texts(list(collection.documents.values()), is_query=False, **options)
-        texts = list(collection.queries.values())
-        queries = {"without instruction": encode_texts(texts, is_query=False, **options)}
-        if encoder.query_prompt:
-            queries["with instruction"] = encode_texts(texts, is_query=True, **options)
-    except (BulkError, CollectionError, ConfigError) as error:
-        raise click.ClickException(str(error)) from error
+    collection = load(folder, split)
+    encoder = load_encoder(Settings.from_env())
+    options = {"encoder": encoder, "workers": workers or usable_cores(), "normalize": True}
+    documents = encode_texts(list(collection.documents.values()), is_query=False, **options)
+    texts = list(collection.queries.values())
+    queries = {"without instruction": encode_texts(texts, is_query=False, **options)}
+    if encoder.query_prompt:
+        queries["with instruction"] = encode_texts(texts, is_query=True, **options)
     click.echo(
         f"{encoder.model_name}, {encoder.engine}, {encoder.dtype}; {folder.name}: {len(documents):,} documents,"
         f" {len(texts):,} queries"

@@ -22,7 +22,7 @@ DISCARD_SECONDS = 10
 
 # Bytes of one read: few, so that other connections have their turn; more when more of a body is to come.
 _READ_BYTES = 64 * 1024
-_READ_LARGE_BYTES = 512 * 1024
+_READ_MORE_BYTES = 512 * 1024
 # The first bytes of requests that need no forward pass.
 _NO_PASS = tuple(f"{method} ".encode() for method in NO_PASS_METHODS)
 # Buffers in one call of sendmsg; the operating system's limit is 1,024.
@@ -36,7 +36,7 @@ class State(Enum):
     """What a connection does."""
 
     READING = auto()  # a request, or it waits for one
-    WAITING = auto()  # for memory, before it reads a large body
+    WAITING = auto()  # for memory, before it reads a body of more than 64 KB
     WORKING = auto()  # the application works on the request
     WRITING = auto()  # the answer
     DISCARDING = auto()  # what the client still sends after its answer
@@ -140,9 +140,9 @@ class Connection:
 
     def _read(self):
         request = self.request
-        is_large = request.has_head and request.body_to_come > _READ_BYTES
+        reads_more = request.has_head and request.body_to_come > _READ_BYTES
         try:
-            data = self.client.recv(_READ_LARGE_BYTES if is_large else _READ_BYTES)
+            data = self.client.recv(_READ_MORE_BYTES if reads_more else _READ_BYTES)
         except BlockingIOError:
             return
         except OSError as error:
@@ -295,7 +295,7 @@ class Connection:
 
     def _discard(self):
         try:
-            data = self.client.recv(_READ_LARGE_BYTES)
+            data = self.client.recv(_READ_MORE_BYTES)
         except BlockingIOError:
             return
         except OSError:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from embedding_api.__main__ import cli
 from embedding_api.bulk import evaluate
 
 
@@ -76,7 +77,7 @@ def test_a_folder_that_is_no_collection_is_told(beir, name, content, message):
         (beir / name).unlink()
     else:
         (beir / name).write_text(content)
-    result = CliRunner().invoke(evaluate.evaluate, [str(beir)])
+    result = CliRunner().invoke(cli, ["evaluate", str(beir)])
     assert result.exit_code == 1
     assert result.output.startswith("Error: ")
     assert message in result.output
@@ -86,7 +87,7 @@ def test_the_command_prints_the_measures(beir, model, monkeypatch, encoder):
     for name, value in model.environment.items():
         monkeypatch.setenv(name, value)
     (beir / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n")
-    result = CliRunner().invoke(evaluate.evaluate, [str(beir), "--split", "dev", "--workers", "1"])
+    result = CliRunner().invoke(cli, ["evaluate", str(beir), "--split", "dev", "--workers", "1"])
     assert result.exit_code == 0, result.output
     head, names, *rows = result.stdout.splitlines()
     assert head == f"{model.name}, {encoder.engine}, float32; {beir.name}: 2 documents, 1 queries"
@@ -97,6 +98,6 @@ def test_the_command_prints_the_measures(beir, model, monkeypatch, encoder):
 
 def test_without_the_measures_it_says_what_to_install(beir, monkeypatch):
     monkeypatch.setattr(evaluate.importlib.util, "find_spec", lambda name: None)
-    result = CliRunner().invoke(evaluate.evaluate, [str(beir)])
+    result = CliRunner().invoke(cli, ["evaluate", str(beir)])
     assert result.exit_code == 1
     assert result.output == "Error: ir-measures is not installed: 'pip install -r requirements-evaluate.txt'.\n"

@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 
 from embedding_api.bulk import evaluate
+from tests.support.server import ROOT
 
 
 def load():
@@ -16,7 +17,7 @@ def load():
 
 
 def _made_up():
-    words = (Path(__file__).parent.parent / "README.md").read_text().split()
+    words = (ROOT / "README.md").read_text().split()
     chance = random.Random(1)
     texts = [" ".join(chance.choices(words, k=chance.randint(3, 400))) for _ in range(1398)]
     return texts, [" ".join(text.split()[:12]) for text in texts[:225]]

@@ -14,7 +14,7 @@ from embedding_api.encoder.kernel import engine as kernel_engine
 from embedding_api.encoder.kernel.engine import KernelEngine
 from embedding_api.encoder.kernel.library import load_library, usable_instruction_sets
 from embedding_api.encoder.loading import load_encoder
-from embedding_api.encoder.read_model import bert_weights, obstacle
+from embedding_api.encoder.read_model import bert_weights, why_not_kernel
 from tests.support.small_bert import SHAPE, reference, small_bert, texts, unit
 
 # Hidden size, heads, layers, intermediate size, pooling: head sizes of 32 and 64, intermediate sizes that fill their
@@ -50,7 +50,7 @@ def shape(request):
 
 def test_random_models_have_the_vectors_of_transformers(library, shape):
     model = small_bert(**shape)
-    assert obstacle(model) is None
+    assert why_not_kernel(model) is None
     batch = texts(*LENGTHS)
     vectors = KernelEngine(library, bert_weights(model)).forward(batch)
     assert vectors.dtype == np.float32
