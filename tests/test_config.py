@@ -17,7 +17,7 @@ NAMES = sorted(set(re.findall(r'"((?:EMBEDDING_\w+)|BIND|PORT|WEB_CONCURRENCY)"'
 def test_defaults():
     settings = Settings.from_env()
     assert (settings.model, settings.revision, settings.model_name, settings.query_prompt) == (None,) * 4
-    assert (settings.max_texts, settings.max_body_bytes, settings.max_tokens) == (2048, 8388608, 131072)
+    assert (settings.max_texts, settings.max_body_bytes, settings.max_tokens) == (2048, 8388608, 524288)
     assert settings.bind == "127.0.0.1:7860"
     assert settings.accept_models == "any"
 

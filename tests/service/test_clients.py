@@ -36,6 +36,9 @@ needs_packages = pytest.mark.skipif(
     not PYTHON.exists(), reason="needs the packages of requirements-clients.txt: make test has them"
 )
 needs_node = pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js")
+needs_modules = pytest.mark.skipif(
+    not (JAVASCRIPT / "node_modules").exists(), reason="needs the packages of tests/clients-js: make test has them"
+)
 
 
 @pytest.fixture(scope="module")
@@ -219,10 +222,8 @@ def test_python_clients(in_python, embeddings, name):
             assert words in message
 
 
-@pytest.mark.skipif(
-    not (JAVASCRIPT / "node_modules").exists(), reason="needs the packages of tests/clients-js: make test has npm's"
-)
 @needs_node
+@needs_modules
 @pytest.mark.parametrize("name", ["openai", "langchain", "ai"])
 def test_javascript_clients(in_javascript, embeddings, name):
     answer, query = in_javascript[name], np.float32(embeddings(QUERY, is_query=True)[0])
@@ -250,7 +251,10 @@ def blocks(language):
 
 def run(command, input=None):
     environment = os.environ | {"HAYSTACK_TELEMETRY_ENABLED": "False", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    done = subprocess.run(command, input=input, env=environment, capture_output=True, text=True, timeout=120)
+    # Node.js finds its packages from there.
+    done = subprocess.run(
+        command, cwd=JAVASCRIPT, input=input, env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -267,6 +271,7 @@ def test_python_of_the_documents(service, embeddings, block):
 
 
 @needs_node
+@needs_modules
 @pytest.mark.parametrize("block", blocks("js"))
 def test_javascript_of_the_documents(service, block):
     code = block.replace(URL, service.url)
