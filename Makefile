@@ -17,12 +17,16 @@ KERNEL := embedding_api/encoder/kernel
 
 PEERS := naive infinity fastembed
 
+# What the tests of clients need. Without npm they are skipped, and say why.
+JAVASCRIPT := tests/clients-js/node_modules
+CLIENTS := .venv-clients/installed $(if $(shell command -v npm 2>/dev/null),$(JAVASCRIPT)/installed)
+
 .PHONY: serve test test-fast lint format bench kernel clean
 
 serve: $(KERNEL)/built
 	@.venv/bin/python -m embedding_api serve
 
-test: lint $(KERNEL)/built .venv-clients/installed
+test: lint $(KERNEL)/built $(CLIENTS)
 	.venv/bin/python -m pytest $(PYTEST_FLAGS)
 
 test-fast: .venv/installed-dev $(KERNEL)/built
@@ -46,7 +50,7 @@ kernel:
 	@$(MAKE) --no-print-directory $(KERNEL)/built
 
 clean:
-	rm -rf .venv .venv-clients .bench build *.egg-info $(KERNEL)/*.so $(KERNEL)/manifest.json $(KERNEL)/build-error.txt $(KERNEL)/built
+	rm -rf .venv .venv-clients $(JAVASCRIPT) .bench build *.egg-info $(KERNEL)/*.so $(KERNEL)/manifest.json $(KERNEL)/build-error.txt $(KERNEL)/built
 
 .venv/bin/python:
 	@[ "$$(uname -s)" = Linux ] || { echo "Error: The service needs Linux; the Dockerfile has it."; exit 1; }
@@ -85,6 +89,10 @@ $(KERNEL)/built: $(wildcard $(KERNEL)/*.[ch]) $(KERNEL)/build.py setup.py pyproj
 .venv-clients/installed: requirements-clients.txt | .venv/bin/python
 	@.venv/bin/python -m venv --clear .venv-clients
 	@.venv-clients/bin/python -m pip --disable-pip-version-check install --quiet -r requirements-clients.txt
+	@touch $@
+
+$(JAVASCRIPT)/installed: tests/clients-js/package.json tests/clients-js/package-lock.json
+	@npm ci --prefix tests/clients-js --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
 .venv/installed-bench: benchmarks/requirements.txt .venv/installed-dev

@@ -39,6 +39,21 @@ def test_every_metric_of_alerts_and_dashboard_exists(exposed, text):
     assert used <= exposed
 
 
+@pytest.mark.parametrize("text", [ALERTS, DASHBOARD])
+def test_alerts_and_dashboard_count_every_path_that_computes(app, text):
+    patterns = set(re.findall(r'route=~\\?"(.+?)\\?"', text))
+    assert patterns
+    computes = {
+        rule.rule
+        for rule in app.url_map.iter_rules()
+        if getattr(app.view_functions[rule.endpoint], "operation", {}).get("reports_usage")
+    }
+    assert len(computes) > 5
+    for pattern in patterns:
+        assert all(re.fullmatch(pattern, route) for route in computes)
+        assert not re.fullmatch(pattern, "/tokenize")
+
+
 def test_the_dashboard_is_json_that_grafana_imports():
     dashboard = json.loads(DASHBOARD)
     assert dashboard["title"] == "Embedding API"
