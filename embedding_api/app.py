@@ -63,7 +63,7 @@ def create_app(settings: Settings | None = None, encoder: Encoder | None = None)
 
 
 class _MergeSlashes:
-    """A WSGI application that is asked for /v1/embeddings where a client asks for //v1//embeddings."""
+    """WSGI middleware that merges repeated slashes of the path: //v1//embeddings becomes /v1/embeddings."""
 
     def __init__(self, application):
         self._application = application

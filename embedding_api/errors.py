@@ -88,10 +88,10 @@ def stopping() -> ApiError:
     return ApiError("stopping", message, headers=[("Retry-After", "5")])
 
 
-def internal_error(name: str) -> ApiError:
-    """The error for a fault of the service itself. `name` is the request's id."""
-    message = f"The service failed on this request. The log has the reason, under request id {name}."
-    return ApiError("internal_error", message, details={"request_id": name})
+def internal_error(request_id: str) -> ApiError:
+    """The error for a fault of the service itself."""
+    message = f"The service failed on this request. The log has the reason, under request id {request_id}."
+    return ApiError("internal_error", message, details={"request_id": request_id})
 
 
 def error_body(

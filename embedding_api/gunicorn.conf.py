@@ -49,8 +49,8 @@ backlog = 2048
 # close first. If the service closed first, a request sent at that moment would be lost.
 keepalive = 75
 
-# Seconds without a report after which a worker counts as hung and is replaced. A worker that encodes reports after each
-# micro-batch, so that a long request does not count as a hang.
+# Seconds without a report after which a worker counts as hung and is replaced. A worker reports at each turn of its
+# event loop, unless its compute threads have work and have finished no micro-batch for so long.
 timeout = 30
 # Seconds that a stop waits for accepted requests: the largest request keeps a core busy for minutes.
 graceful_timeout = 120

@@ -1,4 +1,4 @@
-"""`POST /embed`: texts in, one vector for each out."""
+"""`POST /embed`: texts in, one vector for each out. With `inputs` the request is TEI's."""
 
 from flask import Blueprint, current_app, g
 
@@ -38,6 +38,7 @@ def embed():
         g.is_tei = True
         return tei.embed(data)
     payload = load(_request_schema, data)
+    # Free the JSON: the texts are now in the payload alone, and are freed when they are tokenized.
     del data
     encoder = current_app.extensions["encoder"]
     tokens = embedding.tokenize(payload.pop("texts"), is_query=payload["is_query"], truncate=payload["truncate"])

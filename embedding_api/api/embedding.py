@@ -18,7 +18,7 @@ def check_model(name: str | None) -> None:
     """Check the name of a model that a request asks for; None asks for none.
 
     Raises:
-        ApiError: 404 if only the name of the model that is served is taken, and this is another.
+        ApiError: 404 if EMBEDDING_ACCEPT_MODELS=served and it is another model.
     """
     served = current_app.extensions["encoder"].model_name
     if current_app.extensions["settings"].accept_models == "served" and name not in (None, served):
@@ -47,22 +47,25 @@ def tokenize(
             path is for queries, and the request says that they are none.
     """
     encoder, limit = current_app.extensions["encoder"], current_app.extensions["settings"].max_tokens
+    # On /query/…, see query.py.
     if "query" in request.blueprints:
         if is_query is False:
             message = "Texts are queries on this path, and the request says that they are none. Leave '/query' out."
             raise invalid_fields([{"param": None, "message": message}])
         is_query = True
     started = perf_counter()
+    # Where texts may not be cut, the error says how many tokens they have.
+    whole = whole or not truncate
     try:
-        tokens = encoder.tokenize(texts, is_query=bool(is_query), max_tokens=limit, whole=whole or not truncate)
+        tokens = encoder.tokenize(texts, is_query=bool(is_query), max_tokens=limit, whole=whole)
     except TooManyTokens as error:
         raise _too_many_tokens(error, len(texts), limit, name.partition("[")[0]) from None
     g.tokenize_ms = g.get("tokenize_ms", 0) + _milliseconds(started)
     if tokens.blank:
-        _refuse(tokens.blank, name, lambda index: "Must not be blank: it holds nothing that the model reads.")
+        _raise_for(tokens.blank, name, lambda index: "Must not be blank: it holds nothing that the model reads.")
     if tokens.truncated and not truncate:
         about = f"tokens, and the model reads {encoder.max_length}. Shorten it, or have it cut by 'truncate'."
-        _refuse(tokens.truncated, name, lambda index: f"Has {tokens.lengths[index]} {about}", code="text_too_long")
+        _raise_for(tokens.truncated, name, lambda index: f"Has {tokens.lengths[index]} {about}", code="text_too_long")
     return tokens
 
 
@@ -72,15 +75,16 @@ def _too_many_tokens(error, count, limit, param):
     return ApiError("too_many_tokens", f"{message} Send several.", param=param, details={"limit": limit})
 
 
-def _refuse(indexes, name, message, **code):
+def _raise_for(indexes, name, message, code="invalid_fields"):
     details = [{"param": name.format(index), "message": message(index)} for index in indexes[:MAX_REPORTED]]
-    raise invalid_fields(details, **code)
+    raise invalid_fields(details, code)
 
 
 def encode(tokens: TokenizedTexts, *, normalize: bool = True) -> np.ndarray:
     """The vectors of `TokenizedTexts`, as a float32 array of shape (texts, dimension)."""
     started = perf_counter()
     vectors = current_app.extensions["encoder"].encode(tokens.ids, normalize=normalize)
+    # The server's `RequestTask`; other servers have none.
     waited = getattr(request.environ.get("embedding.task"), "waited", 0)
     g.figures |= {
         "queue_ms": round(1000 * waited, 2),

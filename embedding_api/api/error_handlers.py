@@ -1,6 +1,7 @@
 """Turns every error of a request into a response of the one JSON shape.
 
-A blueprint that speaks another dialect has an error handler of its own for `ApiError`.
+A blueprint that speaks another dialect has an error handler of its own for `ApiError`. On /embed, which two dialects
+share, errors from before the body is read have the service's own shape.
 """
 
 from difflib import get_close_matches

@@ -64,7 +64,7 @@ class Application:
                 self._worker.log.error("Unexpected error: %s", trace(error))
                 connection.close()
             else:
-                self.refuse(connection, error)
+                self.answer_error(connection, error)
         else:
             connection.send_answer(close=response.should_close())
 
@@ -74,9 +74,9 @@ class Application:
             return None
         if connection.late:
             return stopping()
-        return self._limits.overloaded() if connection.refuse else None
+        return self._limits.refuse_as_overloaded() if connection.refuse else None
 
-    def refuse(self, connection, error):
+    def answer_error(self, connection, error):
         """Answer without the application: the request is not valid, or the application has failed on it."""
         name = request_id.new_id()
         if hasattr(error, "status"):

@@ -109,7 +109,7 @@ class Batcher:
         self._limits.large += 1
         return self._loop.switch()
 
-    def pause(self) -> None:
+    def heartbeat(self) -> None:
         """Let other requests run, if this one has held the event loop for more than STEP_SECONDS.
 
         Raises:
@@ -138,7 +138,7 @@ class Batcher:
         except Exception as error:
             job.error = error
         if job.batches:
-            # Without another thread from the operating system, those that run take it from the queue.
+            # If no thread can be started, it fails after it has queued the work, and a running thread takes it.
             with suppress(RuntimeError):
                 self._threads.submit(self._compute_next, task, job)
         self._finished.append((task, sum(map(len, texts))))

@@ -204,7 +204,7 @@ class Connection:
             self._awaits_body = False
             self.task.throw(error)
         else:
-            self._worker.application.refuse(self, error)
+            self._worker.application.answer_error(self, error)
 
     def await_body(self, loop):
         """Wait until the request is complete, or too large. Called in the request's task.

@@ -31,7 +31,7 @@ class Limits:
 
     Attributes:
         bodies, vectors, answers: the `MemoryBound`s of requests that are read, computed and answered.
-        max_waiting: how many requests may wait in this worker.
+        max_waiting: the limit of `postponed`, and of large requests and waiting bodies together.
         postponed: the number of postponed requests; the worker counts them.
         large: the number of large requests that wait or are computed; the batcher counts them.
     """
@@ -43,7 +43,7 @@ class Limits:
         self.postponed = self.large = 0
         self._client_timeout = settings.client_timeout
         self._workers, self._listeners = workers, listeners
-        self._waiting: dict[Connection, int] = {}
+        self._waiting_bodies: dict[Connection, int] = {}
         # Moving averages of the seconds that a request takes, by whether it is large. They begin with guesses.
         self._average_seconds = {False: 0.01, True: 1.0}
         self._refused = 0
@@ -55,26 +55,26 @@ class Limits:
 
     @property
     def share_of_backlog(self) -> int:
-        """How many connections this worker accepts, if others accept as many."""
+        """The backlog divided by the workers, plus one."""
         return self.backlog // self._workers + 1
 
     @property
     def waiting(self) -> int:
         """How many requests wait in this worker: unread, for memory, and for the compute threads."""
-        return self.postponed + len(self._waiting) + self.large
+        return self.postponed + len(self._waiting_bodies) + self.large
 
     def record_seconds(self, seconds: float, requests: int = 1, large: bool = False) -> None:
         """Add to the averages that so many requests together have taken so many seconds."""
         self._average_seconds[large] += _AVERAGE_WEIGHT * (seconds / requests - self._average_seconds[large])
 
-    def overloaded(self, large: bool = False) -> ApiError:
+    def refuse_as_overloaded(self, large: bool = False) -> ApiError:
         """The error for a request that there is no room for. It says when there may be.
 
         The requests that wait here, and those that were refused before, need some time. Retry-After is random, up to
         twice that time, or the clients would all come back at once.
         """
         self._refused += 1
-        here = self.large + len(self._waiting) if large else self.postponed
+        here = self.large + len(self._waiting_bodies) if large else self.postponed
         seconds = (here + self._refused) * self._average_seconds[large]
         return overloaded(min(math.ceil(random.uniform(0, 1 + 2 * seconds)), MAX_RETRY_SECONDS))
 
@@ -84,8 +84,8 @@ class Limits:
         Raises:
             ApiError: too many do.
         """
-        if self.large + len(self._waiting) >= self.max_waiting:
-            raise self.overloaded(large=True)
+        if self.large + len(self._waiting_bodies) >= self.max_waiting:
+            raise self.refuse_as_overloaded(large=True)
 
     def admit_body(self, connection: Connection) -> None:
         """Let a connection read its body if there is memory, or pause it until there is.
@@ -96,33 +96,33 @@ class Limits:
         size = connection.request.body_to_come
         if connection in self.bodies:
             return
-        if not self._waiting and self.bodies.fits(size):
+        if not self._waiting_bodies and self.bodies.fits(size):
             self.bodies.hold(connection, size)
             return
         self.check_room()
-        self._waiting[connection] = size
+        self._waiting_bodies[connection] = size
         connection.pause_reading()
 
     def admit_waiting(self) -> None:
         """Resume the connections for whose bodies there is memory now, first come, first served."""
-        while self._waiting:
-            connection, size = next(iter(self._waiting.items()))
+        while self._waiting_bodies:
+            connection, size = next(iter(self._waiting_bodies.items()))
             if not self.bodies.fits(size):
                 return
-            del self._waiting[connection]
+            del self._waiting_bodies[connection]
             self.bodies.hold(connection, size)
             connection.resume_reading()
 
     def forget(self, connection: Connection) -> None:
         """Release what a connection that closes has held."""
-        self._waiting.pop(connection, None)
+        self._waiting_bodies.pop(connection, None)
         for bound in (self.bodies, self.vectors, self.answers):
             bound.hold(connection, 0)
 
     def tick(self, now: float) -> None:
         """Called every second; `now` is the time of the monotonic clock."""
         self._refused //= 2
-        if self._waiting:
+        if self._waiting_bodies:
             self._evict_slow(self.bodies, now)
         if not self.answers.has_room:
             self._evict_slow(self.answers, now)

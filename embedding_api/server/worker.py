@@ -77,7 +77,7 @@ class Worker(SyncWorker):
         # nice: the forward passes of all workers' event loops go first.
         threads = ComputeThreads(min(usable_cores(), MAX_THREADS), nice=10)
         self._batcher = Batcher(encoder, threads, self.limits, self._spread_load, metrics.record_forward_pass)
-        encoder.run_in_worker(compute=self._batcher.compute, heartbeat=self._batcher.pause)
+        encoder.run_in_worker(compute=self._batcher.compute, heartbeat=self._batcher.heartbeat)
         self.application = Application(self, self._batcher, self.limits)
         self.wsgi.extensions["server"] = self
         # By file descriptor: the open connections, and the events of what is ready and not handled yet.

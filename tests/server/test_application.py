@@ -30,7 +30,7 @@ class Worker:
         self.limits = Limits(self.settings, 1, [])
         encoder, threads = app.extensions["encoder"], SimpleNamespace(count=1)
         self.batcher = Batcher(encoder, threads, self.limits, lambda tasks: None, lambda *figures: None)
-        encoder.run_in_worker(compute=self.batcher.compute, heartbeat=self.batcher.pause)
+        encoder.run_in_worker(compute=self.batcher.compute, heartbeat=self.batcher.heartbeat)
         self.application = Application(self, self.batcher, self.limits)
         self.forgotten = []
 

@@ -90,7 +90,7 @@ def passes():
 @pytest.fixture
 def batcher(encoder, threads, limits, passes):
     batcher = Batcher(encoder, threads, limits, passes.tasks.append, lambda *figures: passes.recorded.append(figures))
-    encoder.run_in_worker(compute=batcher.compute, heartbeat=batcher.pause)
+    encoder.run_in_worker(compute=batcher.compute, heartbeat=batcher.heartbeat)
     encoder._engine.passes.clear()
     yield batcher
     os.close(batcher.event)
@@ -414,7 +414,7 @@ def test_a_request_that_holds_the_loop_for_long_lets_others_go_on(ask, batcher, 
     def run():
         for step in range(3):
             steps.append(step)
-            batcher.pause()
+            batcher.heartbeat()
             now[0] += 1
 
     connection = Connection()
@@ -434,14 +434,14 @@ def test_a_pause_ends_the_work_for_a_client_that_has_gone(batcher):
     def run():
         connection.gone = True
         with pytest.raises(ClientGone):
-            batcher.pause()
+            batcher.heartbeat()
         connection.result = "told"
 
     connection = Connection()
     batcher.run(RequestTask(run, connection))
     assert connection.result == "told"
     # Outside of a request a pause does nothing.
-    batcher.pause()
+    batcher.heartbeat()
 
 
 def test_it_is_known_for_how_long_the_compute_threads_have_finished_nothing(ask, batcher, threads, monkeypatch):

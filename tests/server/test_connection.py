@@ -45,7 +45,7 @@ class Application:
         self.resumed.append(connection)
         connection.task.switch()
 
-    def refuse(self, connection, error):
+    def answer_error(self, connection, error):
         self.refused.append(error.code)
         connection.sendall(b"refused")
         connection.send_answer(close=True)

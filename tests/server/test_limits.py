@@ -49,7 +49,7 @@ def limits(queue):
 
 def seconds(limits, large=False):
     """The seconds in the Retry-After of a refused client."""
-    error = limits.overloaded(large)
+    error = limits.refuse_as_overloaded(large)
     assert (error.status, error.code) == (503, "overloaded")
     [(name, value)] = error.headers
     assert name == "Retry-After"
