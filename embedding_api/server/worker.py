@@ -250,9 +250,12 @@ class Worker(SyncWorker):
             self.alive = False
 
     def _spread_load(self, tasks):
-        """Close half of a pass's connections if another worker is idle: their clients connect again, and it accepts."""
+        """Close a quarter of a pass's connections if another worker is idle: their clients connect again, and it accepts.
+
+        With half of them the other worker soon has more than this one, and the connections move to and fro.
+        """
         if (len(tasks) > 1 or self.limits.postponed) and self.shared.any_idle():
-            for task in tasks[: max(len(tasks) // 2, 1)]:
+            for task in tasks[: max(len(tasks) // 4, 1)]:
                 task.connection.request.must_close = True
 
     # Read by the application, as its extension "server"
