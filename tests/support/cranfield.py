@@ -4,15 +4,15 @@ import os
 import random
 from pathlib import Path
 
-from embedding_api.bulk import evaluate
+from embedding_api.bulk import collection
 
 
 def load():
     """The collection's 1,398 abstracts that are not empty, and its 225 queries."""
     if "CRANFIELD" not in os.environ:
         return _made_up()
-    collection = evaluate.load(Path(os.environ["CRANFIELD"]))
-    return list(collection.documents.values()), list(collection.queries.values())
+    cranfield = collection.load(Path(os.environ["CRANFIELD"]))
+    return list(cranfield.documents.values()), list(cranfield.queries.values())
 
 
 def _made_up():
