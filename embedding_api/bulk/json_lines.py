@@ -8,7 +8,7 @@ import orjson
 import pyarrow as pa
 
 from embedding_api.bulk.checkpoint import EMBEDDING
-from embedding_api.bulk.source import MOST_LETTERS, InputError, RowError, no_column, not_in_encoding
+from embedding_api.bulk.source import MOST_LETTERS, InputError, RowError, no_column, not_utf_8
 from embedding_api.bulk.window import Rows, grouped, text_or_none
 
 _WHITE_SPACE = b" \t\r\n"  # of JSON's grammar
@@ -85,7 +85,7 @@ def _parse_slowly(line):
         # It has the stricter rules, of which the first reading knows nothing.
         orjson.dumps(row)
     except UnicodeDecodeError:
-        raise RowError(*not_in_encoding(line)) from None
+        raise not_utf_8(line, "convert it with 'iconv -f windows-1252 -t utf-8'") from None
     except json.JSONDecodeError as error:
         raise RowError(f"is not valid JSON ({error.msg} at character {error.pos + 1})") from None
     except (RecursionError, orjson.JSONEncodeError) as error:

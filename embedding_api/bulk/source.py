@@ -90,7 +90,9 @@ class Source:
                 raise InputError(f"has a line of more than {MOST_LINE_BYTES >> 20} MB, line {number}: split it")
             if number == 1:
                 if line.startswith(_UTF_16):
-                    raise InputError("is text in UTF-16, not UTF-8: convert it, or say --encoding utf-16 if it is CSV")
+                    raise InputError(
+                        "is text in UTF-16, not UTF-8: convert it, or, if it is no JSON, say --encoding utf-16"
+                    )
                 line = line.removeprefix(codecs.BOM_UTF8)
             yield number, line
 
@@ -108,21 +110,23 @@ class Source:
         try:
             return line.decode()
         except UnicodeDecodeError:
-            raise RowError(*not_in_encoding(line, self.encoding)) from None
+            if self.encoding:
+                raise RowError(f"is not {self.encoding}", "mend it, name another --encoding") from None
+            raise not_utf_8(line, "say --encoding windows-1252") from None
 
 
-def not_in_encoding(line, encoding=None):
-    """What is wrong with a line that cannot be decoded, and what to do."""
-    if encoding is not None:
-        return f"is not {encoding}", "name another --encoding"
+def not_utf_8(line, way_out):
+    """The `RowError` of a line that is not UTF-8.
+
+    Args:
+        way_out: what to do if the whole file is in Windows-1252, of which Latin-1 is a part.
+    """
     try:
         line.decode("cp1252")
     except UnicodeDecodeError:
-        return "is not UTF-8", "mend it"
-    return (
-        "is not UTF-8, but looks like Windows-1252 or Latin-1",
-        "if all of the file is so, convert it with 'iconv -f windows-1252 -t utf-8', or say --encoding windows-1252 if"
-        " it is CSV or plain text; if not, mend the row",
+        return RowError("is not UTF-8")
+    return RowError(
+        "is not UTF-8, but looks like Windows-1252 or Latin-1", f"mend it, or, if all of the file is so, {way_out}"
     )
 
 
