@@ -22,7 +22,7 @@ PEERS := naive infinity fastembed
 serve: $(KERNEL)/built
 	@.venv/bin/python -m embedding_api serve
 
-test: lint $(KERNEL)/built .venv-clients/installed
+test: lint $(KERNEL)/built .venv-clients/installed .venv-stores/installed
 	.venv/bin/python -m pytest $(PYTEST_FLAGS)
 
 test-fast: .venv/installed-dev $(KERNEL)/built
@@ -46,7 +46,7 @@ kernel:
 	@$(MAKE) --no-print-directory $(KERNEL)/built
 
 clean:
-	rm -rf .venv .venv-clients .bench build *.egg-info $(KERNEL)/*.so $(KERNEL)/manifest.json $(KERNEL)/build-error.txt $(KERNEL)/built
+	rm -rf .venv .venv-clients .venv-stores .bench build *.egg-info $(KERNEL)/*.so $(KERNEL)/manifest.json $(KERNEL)/build-error.txt $(KERNEL)/built
 
 .venv/bin/python:
 	@[ "$$(uname -s)" = Linux ] || { echo "Error: The service needs Linux; the Dockerfile has it."; exit 1; }
@@ -78,13 +78,18 @@ $(KERNEL)/built: $(wildcard $(KERNEL)/*.[ch]) $(KERNEL)/build.py setup.py pyproj
 	@[ ! -f $(KERNEL)/build-error.txt ] || echo "$$(cat $(KERNEL)/build-error.txt) 'make kernel' tries again."
 	@touch $@
 
-.venv/installed-dev: requirements-dev.txt requirements-evaluate.txt requirements-ray.txt .venv/installed
+.venv/installed-dev: requirements-dev.txt requirements-ray.txt .venv/installed
 	@$(PIP) -r requirements-dev.txt
 	@touch $@
 
 .venv-clients/installed: requirements-clients.txt | .venv/bin/python
 	@.venv/bin/python -m venv --clear .venv-clients
 	@.venv-clients/bin/python -m pip --disable-pip-version-check install --quiet -r requirements-clients.txt
+	@touch $@
+
+.venv-stores/installed: requirements-stores.txt | .venv/bin/python
+	@.venv/bin/python -m venv --clear .venv-stores
+	@.venv-stores/bin/python -m pip --disable-pip-version-check install --quiet -r requirements-stores.txt
 	@touch $@
 
 .venv/installed-bench: benchmarks/requirements.txt .venv/installed-dev
