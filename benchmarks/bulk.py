@@ -4,8 +4,8 @@ Half an hour on two cores. In each round the command embeds all of Cranfield's a
 texts of generated lengths, and the others a sample of the same texts; figures are tokens a second while encoding, so
 without loading the model, medians over the rounds. `--memory` instead shows, in half an hour, that the command needs no
 more memory for 1,000,000 rows than for 10,000. `--files` shows, in some minutes, how fast it reads and writes 1,000,000
-rows and how much memory that takes, without a model: their vectors are made up. `--beside` names another checkout, whose
-code takes turns with this one's.
+rows and how much memory that takes, without a model: the vectors are made up. `--beside` names another checkout, and
+its code takes turns with this one's.
 """
 
 import json
