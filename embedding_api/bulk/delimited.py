@@ -46,7 +46,7 @@ def read_csv(source, column, on_bad_row, delimiter=","):
     except csv.Error as error:
         raise InputError(f"has no valid CSV in its first line ({error}): mend it") from None
     if lines.problem:
-        raise InputError(f"has names in its first line, which {lines.problem}: {lines.problem.remedy}")
+        raise InputError(f"has a first line that {lines.problem}: {lines.problem.remedy}")
     if len(set(names)) < len(names):
         raise InputError("names a column twice in its first line: rename one")
     if column not in names:
@@ -94,7 +94,7 @@ def _csv_rows(reader, lines, width, on_bad_row):
         if row == []:
             continue
         if row and len(row) != width and not lines.problem:
-            lines.problem = RowError(f"has {len(row)} columns instead of {width}")
+            lines.problem = RowError(f"has {len(row)} column{'s' * (len(row) != 1)} instead of {width}")
         if lines.problem:
             if not on_bad_row(number, lines.problem):
                 continue

@@ -17,7 +17,7 @@ _LONG_NUMBER = re.compile(rb"\d{19}|[eE]\+?\d{3}")
 # A colon that is escaped, see `_has_no_key_twice`.
 _ESCAPED_COLON = re.compile(rb"\\u003[aA]")
 # In the metadata of a table: its one column holds lines of JSON. In those of a field: other values became its text.
-_LINES, TURNED = {b"rows": b"json"}, {b"turned": b"yes"}
+_LINES, TURNED = {b"embedding_api.rows": b"json"}, {b"embedding_api.turned": b"yes"}
 # Values that are nested deeper are stored as JSON text.
 _DEEPEST = 30
 
@@ -87,7 +87,7 @@ def _parse_slowly(line):
     except UnicodeDecodeError:
         raise not_utf_8(line, "convert it with 'iconv -f windows-1252 -t utf-8'") from None
     except json.JSONDecodeError as error:
-        raise RowError(f"is not valid JSON ({error.msg} at character {error.pos + 1})") from None
+        raise RowError(f"is not valid JSON ({error.msg}, character {error.pos + 1})") from None
     except (RecursionError, orjson.JSONEncodeError) as error:
         if "ecursion" in str(error):
             raise RowError("has values that are nested too deeply") from None

@@ -38,7 +38,7 @@ def test_plain_text_has_a_row_for_each_line(write, read):
     [
         (b"", "a.csv has no column 'text', but none"),
         (b"text,text\n", "a.csv names a column twice"),
-        (b"text,n\xe4me\na,b\n", "a.csv has names in its first line, which is not UTF-8, but looks like Windows-1252"),
+        (b"text,n\xe4me\na,b\n", "a.csv has a first line that is not UTF-8, but looks like Windows-1252"),
         (b'te"xt"y,"a"b\n', "a.csv has no valid CSV in its first line"),
         (b"id,text\n1,secret,3\n", "a.csv line 2 has 3 columns instead of 2: mend it, or"),
         (b'id,text\n1,"secret\n', r"a.csv line 2 is not valid CSV \(unexpected end of data\)"),

@@ -235,11 +235,11 @@ def test_bad_rows_are_left_out_counted_and_listed(embed, damaged, tmp_path, endi
 def test_bad_rows_keep_their_place(embed, damaged, tmp_path):
     said = embed("out.npy", bad_rows="null")
     assert "): 30 rows in, 30 rows out, 4 without text, 0 cut, 11 unreadable, " in said[0]
-    assert said[1].endswith("line 5, " + said[1].partition("line 5, ")[2])
+    assert "line 5, " in said[1]
     assert "line 6" not in said[1]
     assert said[-1].startswith("Rows that could not be read and are null in the output: 11, listed in ")
     missing = np.flatnonzero(np.isnan(np.load(tmp_path / "out.npy")).any(axis=1)) + 1
-    assert missing.tolist() == [5, 6, *range(13, 23), 25, 30]
+    assert missing.tolist() == [5, 6, 10, *range(13, 23), 25, 30]
 
 
 def test_of_many_bad_rows_the_first_20_are_named(embed, damaged, tmp_path):
@@ -254,7 +254,7 @@ def test_a_run_that_a_bad_row_has_ended_goes_on_when_it_is_to_be_skipped(embed, 
     with pytest.raises(BulkError, match=r"line 6 is not valid JSON .* or start again with --bad-rows skip"):
         embed()
     assert len(list(parts_folder(tmp_path / "out.parquet").glob("*.arrow"))) == 1
-    assert "12 texts embedded" in embed(bad_rows="skip")[0]
+    assert "11 texts embedded" in embed(bad_rows="skip")[0]
 
 
 def test_the_list_of_an_earlier_run_goes(embed, damaged, tmp_path):
