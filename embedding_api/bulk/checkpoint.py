@@ -159,7 +159,7 @@ class Checkpoint:
 
     def _left(self):
         """How much there is in the folder, and how old it is, for those who are to delete it."""
-        files = [path.stat() for path in self._folder.iterdir() if path.is_file()]
+        files = [path.stat() for path in self._folder.iterdir() if path.name != _LOCK]
         age = format_age(time.time() - max((file.st_mtime for file in files), default=0))
         parts, size = len(self._paths()), format_size(sum(file.st_size for file in files))
         return f"which has {parts:,} part{'s' * (parts != 1)} ({size}), last written {age} ago"

@@ -166,7 +166,7 @@ def _judgements(source, notes):
         nonlocal names
         line = source.decode(line).strip()
         fields = [field.strip() for field in line.split("\t")] if "\t" in line else line.split()
-        if number == 1 and fields[-1][0].isalpha():
+        if number == 1 and len(fields) > 2 and fields[-1][0].isalpha():
             # A line of names. Where they are BEIR's, they may be in any order.
             names = [name.lower() for name in fields] if set(_BEIR_NAMES) <= {*map(str.lower, fields)} else None
             return None

@@ -19,8 +19,9 @@ def part(vectors, dtype=np.float32, rows=None, **columns):
     array = np.array([[np.nan] * 2 if vector is None else vector for vector in vectors], dtype=dtype)
     missing = pa.array([vector is None for vector in vectors])
     embedding = pa.FixedSizeListArray.from_arrays(pa.array(array.ravel()), 2, mask=missing)
-    table = pa.table(columns) if rows is None else json_lines.as_table(rows)
-    return table.append_column(EMBEDDING, embedding)
+    if rows is None:
+        return pa.table(columns | {EMBEDDING: embedding})
+    return json_lines.as_table(rows).append_column(EMBEDDING, embedding)
 
 
 def written(write, *parts, turned=()):
