@@ -26,7 +26,7 @@ CLIENTS := .venv-clients/installed $(if $(shell command -v npm 2>/dev/null),$(JA
 serve: $(KERNEL)/built
 	@.venv/bin/python -m embedding_api serve
 
-test: lint $(KERNEL)/built $(CLIENTS)
+test: lint $(KERNEL)/built $(CLIENTS) .venv-stores/installed
 	.venv/bin/python -m pytest $(PYTEST_FLAGS)
 
 test-fast: .venv/installed-dev $(KERNEL)/built
@@ -50,7 +50,7 @@ kernel:
 	@$(MAKE) --no-print-directory $(KERNEL)/built
 
 clean:
-	rm -rf .venv .venv-clients $(JAVASCRIPT) .bench build *.egg-info $(KERNEL)/*.so $(KERNEL)/manifest.json $(KERNEL)/build-error.txt $(KERNEL)/built
+	rm -rf .venv .venv-clients .venv-stores $(JAVASCRIPT) .bench build *.egg-info $(KERNEL)/*.so $(KERNEL)/manifest.json $(KERNEL)/build-error.txt $(KERNEL)/built
 
 .venv/bin/python:
 	@[ "$$(uname -s)" = Linux ] || { echo "Error: The service needs Linux; the Dockerfile has it."; exit 1; }
@@ -82,7 +82,7 @@ $(KERNEL)/built: $(wildcard $(KERNEL)/*.[ch]) $(KERNEL)/build.py setup.py pyproj
 	@[ ! -f $(KERNEL)/build-error.txt ] || echo "$$(cat $(KERNEL)/build-error.txt) 'make kernel' tries again."
 	@touch $@
 
-.venv/installed-dev: requirements-dev.txt requirements-evaluate.txt requirements-ray.txt .venv/installed
+.venv/installed-dev: requirements-dev.txt requirements-ray.txt .venv/installed
 	@$(PIP) -r requirements-dev.txt
 	@touch $@
 
@@ -93,6 +93,11 @@ $(KERNEL)/built: $(wildcard $(KERNEL)/*.[ch]) $(KERNEL)/build.py setup.py pyproj
 
 $(JAVASCRIPT)/installed: tests/clients-js/package.json tests/clients-js/package-lock.json
 	@npm ci --prefix tests/clients-js --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+.venv-stores/installed: requirements-stores.txt | .venv/bin/python
+	@.venv/bin/python -m venv --clear .venv-stores
+	@.venv-stores/bin/python -m pip --disable-pip-version-check install --quiet -r requirements-stores.txt
 	@touch $@
 
 .venv/installed-bench: benchmarks/requirements.txt .venv/installed-dev

@@ -3,7 +3,9 @@
 Half an hour on two cores. In each round the command embeds all of Cranfield's abstracts and a share of 200,000 short
 texts of generated lengths, and the others a sample of the same texts; figures are tokens a second while encoding, so
 without loading the model, medians over the rounds. `--memory` instead shows, in half an hour, that the command needs no
-more memory for 1,000,000 rows than for 10,000.
+more memory for 1,000,000 rows than for 10,000. `--files` shows, in some minutes, how fast it reads and writes 1,000,000
+rows and how much memory that takes, without a model: the vectors are made up. `--beside` names another checkout, and
+its code takes turns with this one's.
 """
 
 import json
@@ -32,15 +34,38 @@ SAMPLES = {"Cranfield": (699, 140), "short texts": (8000, 2000)}  # for sentence
 COMMAND, POOL = "the command", "sentence-transformers' pool"
 ENGINE, CORES = "the engine, a thread for each core", "the engine, one core, times the cores"
 MEMORY_ROWS = 10_000, 1_000_000
+FILE_ROWS, DIMENSION = 1_000_000, 8
+# A run whose vectors cost nothing; in a checkout's own directory, so that its code is what runs.
+WITHOUT_MODEL = f"""
+import sys, time
+from pathlib import Path
+import numpy
+from embedding_api.bulk import run
+from embedding_api.bulk.checkpoint import WindowStats
+from embedding_api.bulk.inputs import Inputs
+
+vectors = numpy.random.default_rng(1).normal(size=(1024, {DIMENSION})).astype(numpy.float32)
+def encode(windows, progress):
+    for window in windows:
+        yield window, vectors[: len(window.texts)], WindowStats(rows=len(window.texts))
+
+begin = time.perf_counter()
+run.embed(Inputs([sys.argv[1]]), Path(sys.argv[2]), {{"dtype": "float32"}}, encode, strict=False, echo=str)
+print(time.perf_counter() - begin)
+"""
 
 
 @click.command()
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--memory", is_flag=True, help="Show memory instead of speed.")
-def main(rounds, memory):
+@click.option("--files", is_flag=True, help="Show reading and writing alone.")
+@click.option("--beside", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Another checkout.")
+def main(rounds, memory, files, beside):
     with tempfile.TemporaryDirectory() as folder:
         if memory:
             measure_memory(Path(folder))
+        elif files:
+            measure_files(Path(folder), rounds, {"this": ROOT} | ({"the other": beside} if beside else {}))
         else:
             measure_speed(Path(folder), rounds)
 
@@ -145,16 +170,38 @@ def measure_memory(folder):
         source, output = folder / "texts.jsonl", folder / "vectors.parquet"
         write(source, generated(rows, median_words=1))
         process = subprocess.Popen(arguments(source, output), cwd=ROOT, stderr=subprocess.DEVNULL)
-        samples = []
-        while process.poll() is None:
-            samples.append(sum(family(process.pid)))
-            time.sleep(1)
-        assert process.returncode == 0
-        tenths = [f"{max(part):,.0f}" for part in np.array_split(samples, 10)]
-        print(
-            f"{rows:,} rows in {len(samples)} s; highest MB in each tenth of the time: {', '.join(tenths)}", flush=True
-        )
+        samples, tenths = sample_memory(process, 1)
+        print(f"{rows:,} rows in {len(samples)} s; {tenths}", flush=True)
         output.unlink()
+
+
+def sample_memory(process, interval):
+    """The memory of a process and its children until it ends, every so many seconds, and the highest in words."""
+    samples = []
+    while process.poll() is None:
+        samples.append(sum(family(process.pid)))
+        time.sleep(interval)
+    assert process.returncode == 0
+    tenths = [f"{max(part, default=0):,.0f}" for part in np.array_split(samples, 10)]
+    return samples, f"highest MB in each tenth of the time: {', '.join(tenths)}"
+
+
+def measure_files(folder, rounds, checkouts):
+    print(f"{cpu()}, {date.today()}, {FILE_ROWS:,} rows of JSONL, vectors of {DIMENSION}")
+    source, seconds = folder / "texts.jsonl", {}
+    write(source, generated(FILE_ROWS))
+    for number in range(rounds):
+        for ending in ("jsonl", "parquet", "npy"):
+            for name, root in checkouts.items():
+                output = folder / f"vectors.{ending}"
+                command = [sys.executable, "-c", WITHOUT_MODEL, str(source), str(output)]
+                process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+                _, tenths = sample_memory(process, 0.2)
+                seconds.setdefault((ending, name), []).append(float(process.stdout.read()))
+                print(f"round {number + 1}, {ending}, {name}: {seconds[ending, name][-1]:.1f} s; {tenths}", flush=True)
+                output.unlink()
+    for (ending, name), own in seconds.items():
+        print(f"{ending}, {name}: {FILE_ROWS / median(own):,.0f} rows/s, median of {rounds} rounds")
 
 
 def family(pid):

@@ -14,7 +14,8 @@ import torch
 
 from benchmarks import engines
 from embedding_api.__main__ import DEMO_PACKAGE
-from embedding_api.bulk import evaluate
+from embedding_api.bulk.collection import load
+from embedding_api.bulk.measures import measure, rank
 from embedding_api.config import Settings
 from embedding_api.encoder.compute_threads import usable_cores
 from embedding_api.encoder.loading import load_encoder
@@ -25,7 +26,7 @@ from embedding_api.encoder.model_files import find_model
 def main():
     if "CRANFIELD" not in os.environ:
         raise click.UsageError("Set CRANFIELD to a directory with cran.all.1400, cran.qry and cranqrel.")
-    collection = evaluate.load(Path(os.environ["CRANFIELD"]))
+    collection = load(Path(os.environ["CRANFIELD"]))
     demo = Path(find_spec(DEMO_PACKAGE).origin).parent / "model"
     for directory in (find_model(Settings.from_env()), demo):
         compare(directory, collection)
@@ -43,14 +44,18 @@ def compare(directory, collection):
         show(f"{encoder.engine}, {dtype}", ours, theirs, collection)
         if encoder.query_prompt:
             prompted = encoder.encode(encoder.tokenize(list(collection.queries.values()), is_query=True).ids)
-            ndcg, *_ = evaluate.measure(collection, ours[: len(collection.documents)], prompted)
+            ndcg = mean_ndcg(collection, ours[: len(collection.documents)], prompted)
             print(f"    the queries with their prompt: nDCG@10 {ndcg:.4f}")
 
 
 def show(name, vectors, theirs, collection):
-    ndcg, *_ = evaluate.measure(collection, *np.split(vectors, [len(collection.documents)]))
+    ndcg = mean_ndcg(collection, *np.split(vectors, [len(collection.documents)]))
     difference, cosine = np.abs(vectors - theirs).max(), (vectors * theirs).sum(1).min()
     print(f"  {name:22} greatest difference {difference:.1e}, lowest cosine {cosine:.5f}, nDCG@10 {ndcg:.4f}")
+
+
+def mean_ndcg(collection, documents, queries):
+    return measure(collection, rank(collection, documents, queries)).mean(axis=0)[0]
 
 
 if __name__ == "__main__":

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import click
 
-from embedding_api.bulk import BulkError
 from embedding_api.bulk.cli import embed
-from embedding_api.bulk.evaluate import CollectionError, evaluate
+from embedding_api.bulk.evaluate import evaluate
 from embedding_api.config import Settings
 from embedding_api.encoder.model_files import HubUnreachable, find_model
 from embedding_api.errors import ConfigError
@@ -25,12 +24,12 @@ DEMO_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 class _Commands(click.Group):
-    """Reports an error whose message is a sentence for the user by this sentence, without a traceback."""
+    """Reports an operator's mistake by its sentence, without a traceback. `embed` and `evaluate` report their own."""
 
     def invoke(self, ctx):
         try:
             return super().invoke(ctx)
-        except (BulkError, CollectionError, ConfigError) as error:
+        except ConfigError as error:
             raise click.ClickException(str(error)) from error
 
 

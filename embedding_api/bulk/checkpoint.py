@@ -4,7 +4,9 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -22,7 +24,7 @@ class WindowStats:
     Attributes:
         rows: rows of the input.
         tokens: tokens of the embedded texts, after truncation.
-        truncated: texts that were truncated.
+        truncated: texts that were truncated, as the model reads no more.
         without_text: rows whose vector is null.
     """
 
@@ -35,16 +37,37 @@ class WindowStats:
         return WindowStats(*(getattr(self, name) + getattr(other, name) for name in vars(self)))
 
 
-def check_output(output):
+def check_output(output, inputs=()):
     """Check, before any work is done, that the output can be written.
 
+    Args:
+        inputs: the paths of the inputs.
+
     Raises:
-        BulkError: the output exists, and there is no run to resume; or it cannot be a file in an existing directory.
+        BulkError: the output is an input, or a directory, or its directory is not there; or it exists, and there is no
+            run to resume.
     """
-    if output.exists() and not (parts_folder(output) / _RUN).exists():
+    for path in inputs:
+        if os.path.realpath(path) == os.path.realpath(output) or _same_file(path, output):
+            raise BulkError(f"{output} is both input and output: name another output.")
+    if os.path.isdir(output):
+        raise BulkError(f"{output} is a directory: name a file in it, for example {output / 'vectors.parquet'}.")
+    folder = _target(output).parent
+    if not folder.is_dir():
+        raise BulkError(
+            f"There is no directory {folder} for the output {output.name}: make it, or name another output."
+        )
+    if os.path.exists(output) and not (parts_folder(output) / _RUN).exists():
         raise _exists_error(output)
-    if output.is_dir() or not output.parent.is_dir():
-        raise BulkError(f"{output} cannot be a file in a directory that exists: name another output.")
+
+
+def _same_file(path, output):
+    return os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output)
+
+
+def _target(output):
+    """The file that an output is, or will be, where it is a link."""
+    return Path(os.path.realpath(output))
 
 
 def _exists_error(output):
@@ -56,8 +79,10 @@ def _write_error(path, error):
 
 
 def parts_folder(output):
-    """The folder with the parts of an output."""
-    return output.with_name(f"{output.name}.parts")
+    """The folder with the parts of an output, beside it; where the output is a link, beside what it leads to."""
+    target = _target(output)
+    # As the output was named, in messages, unless it is a link.
+    return (target if os.path.islink(output) else output).with_name(f"{target.name}.parts")
 
 
 def finished(output):
@@ -67,6 +92,8 @@ def finished(output):
 
 class Checkpoint:
     """The finished windows of a run, for a `with` statement. A part is complete or absent, even after a crash.
+
+    A run that has not finished a window leaves nothing.
 
     Args:
         output: the `Path` of the output; the parts are in a folder of its name and ".parts".
@@ -99,25 +126,43 @@ class Checkpoint:
         return self
 
     def __exit__(self, *error):
+        if not self._paths():
+            self.remove()
         self._lock.close()
 
     def _compare(self):
         path = self._folder / _RUN
-        if path.exists():
+        if path.exists() and self._paths():
             try:
                 different = self._differences(json.loads(path.read_text()))
             except ValueError:
-                raise BulkError(f"{path} is damaged: delete the folder.") from None
+                raise BulkError(f"{path} is damaged: delete the folder, {self._left()}.") from None
             if different:
-                raise BulkError(f"{self._folder} was begun with {different}: go on with that, or delete the folder.")
+                raise BulkError(
+                    f"{self._folder} was begun with {different}: go on with that, or delete the folder, {self._left()}."
+                )
+        elif path.exists():
+            self._describe_run()
         elif others := [file.name for file in self._folder.iterdir() if file.suffix != ".tmp" and file.name != _LOCK]:
-            raise BulkError(f"{self._folder} holds {others[0]}, but no {_RUN}: delete the folder, or rename it.")
+            raise BulkError(
+                f"{self._folder} holds {others[0]}, but no {_RUN}: delete the folder, {self._left()}, or rename it."
+            )
         elif self._output.exists():
             # Another process has finished the output while this one was starting.
             self.remove()
             raise _exists_error(self._output)
         else:
-            self.replace(_RUN, lambda file: file.write(json.dumps(self._run, indent=1).encode()))
+            self._describe_run()
+
+    def _describe_run(self):
+        self.replace(_RUN, lambda file: file.write(json.dumps(self._run, indent=1).encode()))
+
+    def _left(self):
+        """How much there is in the folder, and how old it is, for those who are to delete it."""
+        files = [path.stat() for path in self._folder.iterdir() if path.name != _LOCK]
+        age = format_age(time.time() - max((file.st_mtime for file in files), default=0))
+        parts, size = len(self._paths()), format_size(sum(file.st_size for file in files))
+        return f"which has {parts:,} part{'s' * (parts != 1)} ({size}), last written {age} ago"
 
     def _differences(self, run):
         different = [name for name, own in self._run.items() if own != run.get(name)]
@@ -135,10 +180,9 @@ class Checkpoint:
         except (FileNotFoundError, pa.ArrowInvalid):
             return None
         if noted.pop("digest") != window.digest:
-            name, first = window.place
             raise BulkError(
-                f"The rows of {name} from {first} on are not those that {self._folder} was begun with: bring them back,"
-                " or delete the folder."
+                f"The rows from {window.place} on are not those that {self._folder} was begun with: bring back the"
+                f" input, --encoding and --bad-rows as they were, or delete the folder, {self._left()}."
             )
         return WindowStats(**noted)
 
@@ -168,7 +212,8 @@ class Checkpoint:
         """
         if sum(map(len, self.tables())) != rows:
             raise BulkError(
-                f"The input has fewer rows than when {self._folder} was begun: bring them back, or delete the folder."
+                f"The input has fewer rows than when {self._folder} was begun: bring them back, or delete the folder,"
+                f" {self._left()}."
             )
 
     def tables(self):
@@ -176,10 +221,6 @@ class Checkpoint:
         for path in self._paths():
             with pa.memory_map(str(path)) as file:
                 yield pa.ipc.open_file(file).read_all()
-
-    def schemas(self):
-        """The parts' schemas."""
-        return [table.schema for table in self.tables()]
 
     def _paths(self):
         return sorted(self._folder.glob("*.arrow"))
@@ -195,7 +236,8 @@ class Checkpoint:
         Raises:
             BulkError: it cannot be written, for example because the disk is full.
         """
-        temporary, target = self._folder / f"{name}.tmp", target or self._folder / name
+        temporary = self._folder / f"{name}.tmp"
+        target = _target(target or self._folder / name)
         try:
             with open(temporary, "wb") as file:
                 write(file)
@@ -209,6 +251,10 @@ class Checkpoint:
         os.fsync(folder)
         os.close(folder)
 
+    def open_list(self):
+        """An empty file for the rows that could not be read, which goes with the folder."""
+        return open(self._folder / "bad-rows.tmp", "w+b")
+
     def remove(self):
         """Delete the run's files, and the folder if it is then empty. Parts go first: until then the run can resume."""
         for pattern in ("*.arrow", "*.tmp", _RUN, _LOCK):
@@ -219,3 +265,21 @@ class Checkpoint:
 
     def _path(self, index):
         return self._folder / f"{index:08}.arrow"
+
+
+def format_size(size):
+    """A number of bytes for people, in powers of 1,000."""
+    units = iter(("bytes", "kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while size >= 1000:
+        size, unit = size / 1000, next(units)
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+
+
+def format_age(seconds):
+    """A length of time for people, in its largest unit."""
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count:,} {unit}{'s' * (count != 1)}"
+    return "less than a minute"

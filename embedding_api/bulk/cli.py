@@ -9,6 +9,10 @@ import click
 from embedding_api.config import Settings
 from embedding_api.encoder.compute_threads import usable_cores
 from embedding_api.encoder.model_files import find_model
+from embedding_api.errors import ConfigError
+
+# The exit status of a run that is done, although some rows could not be read, or a file had no text.
+INCOMPLETE = 3
 
 
 @click.command()
@@ -29,6 +33,14 @@ from embedding_api.encoder.model_files import find_model
     show_default=True,
     help="Of the vectors in the output.",
 )
+@click.option(
+    "--bad-rows",
+    type=click.Choice(["fail", "skip", "null"]),
+    default="fail",
+    show_default=True,
+    help="At a row that cannot be read: stop, leave it out, or keep its place with a row of nulls.",
+)
+@click.option("--encoding", help="Of CSV, TSV and plain text, such as windows-1252; by default UTF-8.")
 @click.option("--strict", is_flag=True, help="Stop at the first row without text.")
 @click.option(
     "--workers",
@@ -43,17 +55,21 @@ from embedding_api.encoder.model_files import find_model
     help="Where to compute: on this machine, or on a Ray cluster.",
 )
 @click.option("--address", help="Of the Ray cluster; by default RAY_ADDRESS, or the one that runs here, or a new one.")
-def embed(inputs, output, column, format, query, no_normalize, dtype, strict, workers, engine, address):
+def embed(
+    inputs, output, column, format, query, no_normalize, dtype, bad_rows, encoding, strict, workers, engine, address
+):
     """Embed a corpus.
 
     IN are files or quoted patterns of JSONL, CSV, TSV, Parquet or plain text, which may be compressed, or - for
     standard input. OUT is a file of Parquet, JSONL (both with all columns of the input) or NumPy (.npy). Stopped at any
     time and started again, it resumes where it stopped. The EMBEDDING_… variables choose the model, as for the service.
+
+    The exit status is 0, or 3 if it is done, but some rows could not be read or a file had no text; 1 after an error.
     """
     # Imported here, so that other commands start without them.
     from embedding_api.bulk import BulkError, run
     from embedding_api.bulk.checkpoint import check_output
-    from embedding_api.bulk.inputs import Inputs
+    from embedding_api.bulk.inputs import Inputs, expand
     from embedding_api.bulk.outputs import check_format
     from embedding_api.encoder.loading import load_encoder
 
@@ -61,9 +77,10 @@ def embed(inputs, output, column, format, query, no_normalize, dtype, strict, wo
     try:
         if address and engine != "ray":
             raise BulkError("--address is of a Ray cluster: set --engine ray as well.")
+        paths = expand(inputs)
+        check_output(output, paths)
         check_format(output)
-        check_output(output)
-        sources = Inputs(inputs, column, format)
+        sources = Inputs(paths, column, format, encoding, bad_rows)
         if engine == "ray" and not sources.repeatable:
             raise BulkError("With --engine ray the input must be files, as it is read twice, not a pipe.")
         settings = Settings.from_env()
@@ -81,7 +98,10 @@ def embed(inputs, output, column, format, query, no_normalize, dtype, strict, wo
 
             encode = partial(pool.encode, encoder=encoder, workers=workers or usable_cores(), **options)
         description = run.description(encoder, directory, column=column, dtype=dtype, **options)
-        run.embed(sources, output, description, encode, strict=strict, echo=partial(click.echo, err=True))
+        complete = run.embed(sources, output, description, encode, strict=strict, echo=partial(click.echo, err=True))
+    except (BulkError, ConfigError) as error:
+        raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         click.echo("Stopped: start it again to go on.", err=True)
         raise SystemExit(130) from None
+    raise SystemExit(0 if complete else INCOMPLETE)

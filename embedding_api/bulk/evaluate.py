@@ -1,154 +1,131 @@
-"""How well the model retrieves: `embedding-api evaluate`."""
+"""The command `embedding-api evaluate`: how well a model retrieves, and whether another one does better."""
 
-import csv
-import importlib.util
-from dataclasses import dataclass
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import click
-import orjson
 
 from embedding_api.config import Settings
 from embedding_api.encoder.compute_threads import usable_cores
+from embedding_api.errors import ConfigError
 
-# The number of documents that are ranked for each query.
-_DEPTH = 100
-
-
-class CollectionError(Exception):
-    """A folder is not a collection. The message is one sentence."""
-
-
-@dataclass(frozen=True)
-class Collection:
-    """Texts, and which are relevant to which.
-
-    Attributes:
-        documents: texts by id; documents without text are left out.
-        queries: texts by id; queries without any judgement are left out.
-        judgements: by the query's and the document's id, how relevant the document is; 0 or less means not at all.
-    """
-
-    documents: dict[str, str]
-    queries: dict[str, str]
-    judgements: dict[str, dict[str, int]]
-
-
-def load(folder, split="test"):
-    """Load a collection in BEIR's format, or the Cranfield collection; returns a `Collection`.
-
-    Args:
-        folder: with corpus.jsonl, queries.jsonl and qrels/<split>.tsv (https://github.com/beir-cellar/beir), or with
-            cran.all.1400, cran.qry and cranqrel.
-
-    Raises:
-        CollectionError: files are missing or damaged.
-    """
-    try:
-        if (folder / "cran.all.1400").exists():
-            documents, queries, judgements = _cranfield(folder)
-        else:
-            documents, queries, judgements = _beir(folder, split)
-    except FileNotFoundError as error:
-        raise CollectionError(
-            f"{error.filename} is missing: name a folder with corpus.jsonl, queries.jsonl and qrels/{split}.tsv, or"
-            " with the Cranfield collection."
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CollectionError(f"{folder} has a damaged file ({type(error).__name__}: {error}).") from error
-    documents = {id: text.strip() for id, text in documents.items() if text.strip()}
-    queries = {id: text for id, text in queries.items() if text.strip() and judgements.get(id)}
-    if not documents or not queries:
-        raise CollectionError(f"{folder} has no documents, or no queries with judgements.")
-    return Collection(documents, queries, {id: judgements[id] for id in queries})
-
-
-def _beir(folder, split):
-    documents = {str(row["_id"]): f"{row.get('title') or ''} {row['text']}" for row in _jsonl(folder / "corpus.jsonl")}
-    queries = {str(row["_id"]): f"{row['text']}" for row in _jsonl(folder / "queries.jsonl")}
-    judgements = {}
-    with open(folder / "qrels" / f"{split}.tsv", newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file, delimiter="\t"):
-            judgements.setdefault(row["query-id"], {})[row["corpus-id"]] = int(row["score"])
-    return documents, queries, judgements
-
-
-def _jsonl(path):
-    with open(path, "rb") as file:
-        return [orjson.loads(line) for line in file if line.strip()]
-
-
-def _cranfield(folder):
-    # Judgements name queries by their position in the file, not by their number in it. The order of the grades is
-    # disputed, so all of 1 to 4 count as relevant, and -1 does not.
-    documents, queries = _cranfield_texts(folder / "cran.all.1400"), _cranfield_texts(folder / "cran.qry")
-    judgements = {}
-    for line in (folder / "cranqrel").read_text().splitlines():
-        query, document, grade = line.split()
-        judgements.setdefault(query, {})[document] = int(int(grade) > 0)
-    return documents, queries, judgements
-
-
-def _cranfield_texts(path):
-    texts = [entry.partition("\n.W\n")[2] for entry in path.read_text().split("\n.I ")]
-    return {str(number): " ".join(text.split()) for number, text in enumerate(texts, 1)}
-
-
-def measure(collection, documents, queries):
-    """nDCG@10, MRR@10 and recall@100 of ranking all documents for each query, by exact dot products.
-
-    Args:
-        documents: the documents' vectors, of shape (documents, dimension).
-        queries: the queries' vectors, of shape (queries, dimension).
-
-    Returns:
-        the three means over the queries, each from 0 to 1, as ir_measures (https://ir-measur.es) computes them with
-        trec_eval.
-    """
-    import ir_measures
-    import torch
-    from ir_measures import RR, R, nDCG
-    from sentence_transformers.util import dot_score, semantic_search
-
-    vectors = torch.from_numpy(queries), torch.from_numpy(documents)
-    hits = semantic_search(*vectors, top_k=_DEPTH, score_function=dot_score)
-    names = list(collection.documents)
-    run = {
-        query: {names[hit["corpus_id"]]: hit["score"] for hit in of_query}
-        for query, of_query in zip(collection.queries, hits, strict=True)
-    }
-    measures = nDCG @ 10, RR @ 10, R @ _DEPTH
-    means = ir_measures.calc_aggregate(measures, collection.judgements, run)
-    return [means[each] for each in measures]
+_DTYPES = "float32", "bfloat16"
+# The width of the table's first column.
+_WIDTH = 44
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
 @click.option("--split", default="test", show_default=True, help="Which of the judgements in qrels/.")
+@click.option(
+    "--compare",
+    metavar="MODEL|DTYPE",
+    help="Measure a second time, with another model, or with float32 or bfloat16, and compare.",
+)
+@click.option("--ignore-identical-ids", is_flag=True, help="Do not rank a document that has the query's own id.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--workers", type=click.IntRange(1), help="Threads that compute; by default one for each core.")
-def evaluate(folder, split, workers):
-    """Measure retrieval on a collection in BEIR's format, or on Cranfield's.
+def evaluate(folder, split, compare, ignore_identical_ids, as_json, workers):
+    """Measure retrieval on a collection in BEIR's or TREC's format, or on Cranfield's.
 
-    Prints nDCG@10, MRR@10 and recall@100, with and without the model's instruction before queries. Run it with another
-    EMBEDDING_MODEL, EMBEDDING_DTYPE or EMBEDDING_ENGINE to judge the change.
+    Prints nDCG@10, MRR@10 and recall@100, with and without the model's instruction before queries. EMBEDDING_MODEL,
+    EMBEDDING_DTYPE and EMBEDDING_ENGINE choose the model, as for the service.
     """
-    if importlib.util.find_spec("ir_measures") is None:
-        raise click.ClickException("ir-measures is not installed: 'pip install -r requirements-evaluate.txt'.")
+    # Imported here and below, so that other commands start without them.
+    from embedding_api.bulk import BulkError
+    from embedding_api.bulk.collection import CollectionError, load
+
+    try:
+        collection = load(folder, split)
+        settings = [Settings.from_env()]
+        if compare:
+            settings.append(_other(settings[0], compare))
+        systems = [_measure(collection, each, workers or usable_cores(), ignore_identical_ids) for each in settings]
+    except (BulkError, CollectionError, ConfigError) as error:
+        raise click.ClickException(str(error)) from error
+    notes = dict(collection.notes)
+    if ignore_identical_ids:
+        notes["documents with the query's own id, which were not ranked"] = sum(
+            query in collection.documents for query in collection.queries
+        )
+    report = {
+        "collection": folder.resolve().name,
+        "documents": len(collection.documents),
+        "queries": len(collection.queries),
+        "notes": notes,
+        "systems": [_means(system) for system in systems],
+    }
+    if compare:
+        report["second minus first"] = _differences(*systems)
+    click.echo(json.dumps(report, indent=2) if as_json else _table(report))
+
+
+def _other(settings, compare):
+    if compare in _DTYPES:
+        return replace(settings, dtype=compare)
+    return replace(settings, model=compare, revision=None, model_name=None, query_prompt=None)
+
+
+def _measure(collection, settings, workers, ignore_identical_ids):
+    """What the system is called, and its figures: arrays of shape (queries, measures) by what is before a query."""
+    from embedding_api.bulk.measures import measure, rank
     from embedding_api.bulk.pool import encode_texts
     from embedding_api.encoder.loading import load_encoder
 
-    collection = load(folder, split)
-    encoder = load_encoder(Settings.from_env())
-    options = {"encoder": encoder, "workers": workers or usable_cores(), "normalize": True}
+    encoder = load_encoder(settings)
+    options = {"encoder": encoder, "workers": workers, "normalize": True}
     documents = encode_texts(list(collection.documents.values()), is_query=False, **options)
-    texts = list(collection.queries.values())
-    queries = {"without instruction": encode_texts(texts, is_query=False, **options)}
-    if encoder.query_prompt:
-        queries["with instruction"] = encode_texts(texts, is_query=True, **options)
-    click.echo(
-        f"{encoder.model_name}, {encoder.engine}, {encoder.dtype}; {folder.name}: {len(documents):,} documents,"
-        f" {len(texts):,} queries"
-    )
-    click.echo(f"{'':20}   nDCG@10    MRR@10  recall@{_DEPTH}")
-    for name, vectors in queries.items():
-        click.echo(f"{name:20}" + "".join(f"{mean:10.4f}" for mean in measure(collection, documents, vectors)))
+    texts, figures = list(collection.queries.values()), {}
+    for name, is_query in {"without instruction": False, "with instruction": True}.items():
+        if encoder.query_prompt or not is_query:
+            queries = encode_texts(texts, is_query=is_query, **options)
+            figures[name] = measure(collection, rank(collection, documents, queries, ignore_identical_ids))
+    return {"model": encoder.model_name, "engine": encoder.engine, "dtype": encoder.dtype, "figures": figures}
+
+
+def _means(system):
+    means = {name: _named(figures.mean(axis=0)) for name, figures in system["figures"].items()}
+    return system | {"figures": means}
+
+
+def _differences(first, second):
+    from embedding_api.bulk.measures import p_value
+
+    differences = {}
+    for name, figures in second["figures"].items():
+        if name in first["figures"]:
+            each = figures - first["figures"][name]
+            p = [p_value(of_measure) for of_measure in each.T]
+            differences[name] = {"difference": _named(each.mean(axis=0)), "p": _named(p)}
+    return differences
+
+
+def _named(numbers):
+    from embedding_api.bulk.measures import MEASURES
+
+    return dict(zip(MEASURES, map(float, numbers), strict=True))
+
+
+def _table(report):
+    """The report for people."""
+    from embedding_api.bulk.measures import MEASURES
+
+    lines = [
+        f"{report['collection']}: {report['documents']:,} documents, {report['queries']:,} queries",
+        *(f"{count:,} {note}" for note, count in report["notes"].items()),
+        "",
+        " " * _WIDTH + "".join(f"{name:>12}" for name in MEASURES),
+    ]
+    for system in report["systems"]:
+        lines.append(f"{system['model']}, {system['engine']}, {system['dtype']}")
+        lines += [_row(name, means, "12.4f") for name, means in system["figures"].items()]
+    if differences := report.get("second minus first"):
+        lines.append("second minus first, and p of a paired randomization test")
+        for name, each in differences.items():
+            lines += [_row(name, each["difference"], "+12.4f"), _row("p", each["p"], "12.4f")]
+    return "\n".join(lines)
+
+
+def _row(name, numbers, format):
+    return f"  {name}".ljust(_WIDTH) + "".join(f"{number:{format}}" for number in numbers.values())

@@ -7,8 +7,8 @@ import numpy as np
 
 from embedding_api.bulk import BulkError
 from embedding_api.bulk.checkpoint import WindowStats
-from embedding_api.bulk.inputs import WINDOW_ROWS, Window
 from embedding_api.bulk.progress import Progress
+from embedding_api.bulk.window import WINDOW_ROWS, Window
 from embedding_api.encoder.compute_threads import ComputeThreads
 
 # Micro-batches that wait for each thread. While they are computed, the next window is read and tokenized.
@@ -44,7 +44,7 @@ def encode_texts(texts, **options):
     """The vectors of texts, of shape (texts, dimension); the arguments are those of `encode`."""
     starts = range(0, len(texts), WINDOW_ROWS)
     windows = (
-        Window(index, None, texts[start : start + WINDOW_ROWS], ("", start), min(1, (start + WINDOW_ROWS) / len(texts)))
+        Window(index, None, texts[start : start + WINDOW_ROWS], [], "", "", min(1, (start + WINDOW_ROWS) / len(texts)))
         for index, start in enumerate(starts)
     )
     with closing(Progress()) as progress:

@@ -9,7 +9,7 @@ _SECONDS_BETWEEN = {True: 0.2, False: 10}  # on a terminal, and elsewhere
 
 
 class Progress:
-    """Shows texts and tokens a second and, if the input's size is known, the share that is done and the time left.
+    """Shows the rows, texts and tokens a second and, if the input's size is known, the share done and the time left.
 
     The share is one of tokens, as long texts come first in each window. The speeds, and so the time left, count what
     this process has done, and not what an earlier one did.
@@ -21,12 +21,13 @@ class Progress:
         self._between = _SECONDS_BETWEEN[terminal]
         self._begin = self._shown = time.monotonic()
         self._tokens_read, self._fraction = 0, None
-        self._texts_before = self._tokens_before = 0
+        self._texts_before = self._tokens_before = self._rows_without_text = 0
         self._texts = self._tokens = 0
 
     def read(self, window, tokens):
         """Note a window that has been read, and the number of its tokens."""
         self._tokens_read += tokens
+        self._rows_without_text += len(window.texts) - len(window.with_text)
         self._fraction = window.fraction
 
     def skip(self, window, totals):
@@ -46,7 +47,7 @@ class Progress:
 
     def summary(self):
         """What this process has done, and how fast."""
-        return f"{self._texts:,} texts embedded in {tqdm.format_interval(self._seconds)}, {self._speed}"
+        return f"{self._texts:,} texts embedded in {self._seconds:,.1f} s, {self._speed}"
 
     def close(self):
         if self._bar is not None:
@@ -61,7 +62,8 @@ class Progress:
         return f"{self._texts / self._seconds:,.1f} texts/s, {self._tokens / self._seconds:,.0f} tokens/s"
 
     def _show(self):
-        line = f"{self._texts_before + self._texts:,} texts, {self._speed}"
+        rows = self._texts_before + self._texts + self._rows_without_text
+        line = f"{rows:,} rows, {self._speed}"
         share = None
         if self._fraction:
             total = self._tokens_read / self._fraction

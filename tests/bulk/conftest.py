@@ -3,8 +3,9 @@ import pyarrow as pa
 import pytest
 
 from embedding_api.bulk.checkpoint import WindowStats
-from embedding_api.bulk.inputs import Window
+from embedding_api.bulk.inputs import Inputs
 from embedding_api.bulk.progress import Progress
+from embedding_api.bulk.window import Window
 
 
 @pytest.fixture
@@ -20,7 +21,8 @@ def window():
 
     def window(texts, index=0, fraction=1, **columns):
         table = pa.table({"text": pa.array(texts, pa.string())} | columns)
-        return Window(index, table, texts, ("a.jsonl", 1 + index * len(texts)), fraction)
+        numbers = list(range(1 + index * len(texts), 1 + (index + 1) * len(texts)))
+        return Window(index, table, texts, numbers, "a.jsonl", "line", fraction)
 
     return window
 
@@ -34,3 +36,26 @@ def result(window):
         return window(texts, index, **columns), vectors, WindowStats(len(texts), 10, 0, texts.count(None))
 
     return result
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """A function that writes a file into the working directory, which is an empty one; returns its name."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(name, content):
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return name
+
+    return write
+
+
+@pytest.fixture
+def read():
+    """A function that reads inputs to windows. Its attribute `bad` is what was noted of bad rows."""
+
+    def read(*patterns, **options):
+        return list(Inputs(patterns, **options).windows(lambda *bad: read.bad.append(bad)))
+
+    read.bad = []
+    return read

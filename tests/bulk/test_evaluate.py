@@ -1,103 +1,80 @@
+"""The command. What it reads and what it computes has tests of its own."""
+
 import json
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from embedding_api.__main__ import cli
-from embedding_api.bulk import evaluate
+from embedding_api.bulk.evaluate import evaluate
 
 
 @pytest.fixture
-def beir(tmp_path):
-    """A collection in BEIR's format."""
-    corpus = [
-        {"_id": "d1", "title": "Wings", "text": "lift"},
-        {"_id": "d2", "title": "", "text": "heat"},
-        {"_id": "d3", "text": " "},
-    ]
-    queries = [{"_id": "q1", "text": "what lifts?"}, {"_id": "q2", "text": "nobody judged this"}]
+def run(tmp_path, model, monkeypatch):
+    """A function that runs it on a small collection with the real model."""
+    for name, value in model.environment.items():
+        monkeypatch.setenv(name, value)
+    corpus = [{"_id": "d1", "title": "Wings", "text": "lift"}, {"_id": "q1", "text": "heat"}, {"_id": "d3", "text": ""}]
+    queries = [{"_id": "q1", "text": "what lifts a wing?"}]
     for name, rows in ("corpus", corpus), ("queries", queries):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "qrels").mkdir()
-    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\n")
-    return tmp_path
+    (tmp_path / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n")
+
+    def run(*options):
+        return CliRunner().invoke(evaluate, [str(tmp_path), "--workers", "1", *options])
+
+    run.folder = tmp_path
+    return run
 
 
-@pytest.fixture
-def cranfield_folder(tmp_path):
-    """Three documents, of which one is empty, and two queries with odd numbers."""
-    (tmp_path / "cran.all.1400").write_text(
-        ".I 1\n.T\ntitle\n.W\nfirst\ntext\n.I 2\n.T\ntitle\n.W\n.I 3\n.T\n.W\nthird\n"
-    )
-    (tmp_path / "cran.qry").write_text(".I 001\n.W\none\n.I 004\n.W\ntwo\n")
-    (tmp_path / "cranqrel").write_text("1 1 2\n1 3 -1\n2 3 4 \n")
-    return tmp_path
-
-
-def test_beir(beir):
-    collection = evaluate.load(beir)
-    assert collection.documents == {"d1": "Wings lift", "d2": "heat"}
-    assert collection.queries == {"q1": "what lifts?"}
-    assert collection.judgements == {"q1": {"d1": 2, "d2": 0}}
-
-
-def test_cranfield(cranfield_folder):
-    collection = evaluate.load(cranfield_folder)
-    assert collection.documents == {"1": "first text", "3": "third"}
-    assert collection.queries == {"1": "one", "2": "two"}
-    assert collection.judgements == {"1": {"1": 1, "3": 0}, "2": {"3": 1}}
-
-
-def test_measures():
-    documents = {str(number): "text" for number in range(150)}
-    judgements = {"a": {"0": 1}, "b": {"2": 1, "149": 1}, "c": {"20": 1}}
-    collection = evaluate.Collection(documents, dict.fromkeys("abc", "text"), judgements)
-    # The documents in their order, for every query.
-    vectors = np.linspace(1, 0, 150, dtype=np.float32)[:, None]
-    ndcg, mrr, recall = evaluate.measure(collection, vectors, np.ones((3, 1), dtype=np.float32))
-    of_b = (1 / np.log2(4)) / (1 + 1 / np.log2(3))
-    assert ndcg == pytest.approx((1 + of_b + 0) / 3)
-    assert mrr == pytest.approx((1 + 1 / 3 + 0) / 3)
-    assert recall == pytest.approx((1 + 1 / 2 + 1) / 3)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("qrels/test.tsv", None, "test.tsv is missing: name a folder with corpus.jsonl"),
-        ("corpus.jsonl", None, "corpus.jsonl is missing"),
-        ("corpus.jsonl", "{", "has a damaged file"),
-        ("corpus.jsonl", '{"id": "d1"}', "has a damaged file"),
-        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq9\td1\t1\n", "no queries with judgements"),
-    ],
-)
-def test_a_folder_that_is_no_collection_is_reported(beir, name, content, message):
-    if content is None:
-        (beir / name).unlink()
-    else:
-        (beir / name).write_text(content)
-    result = CliRunner().invoke(cli, ["evaluate", str(beir)])
-    assert result.exit_code == 1
-    assert result.output.startswith("Error: ")
-    assert message in result.output
-
-
-def test_the_command_prints_the_measures(beir, model, monkeypatch, encoder):
-    for name, value in model.environment.items():
-        monkeypatch.setenv(name, value)
-    (beir / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n")
-    result = CliRunner().invoke(cli, ["evaluate", str(beir), "--split", "dev", "--workers", "1"])
+def test_it_prints_the_measures(run, model, encoder):
+    result = run("--split", "dev")
     assert result.exit_code == 0, result.output
-    head, names, *rows = result.stdout.splitlines()
-    assert head == f"{model.name}, {encoder.engine}, float32; {beir.name}: 2 documents, 1 queries"
+    head, note, _, names, system, *rows = result.stdout.splitlines()
+    assert head == f"{run.folder.name}: 2 documents, 1 queries"
+    assert note == "1 documents without text, which are left out"
     assert names.split() == ["nDCG@10", "MRR@10", "recall@100"]
+    assert system == f"{model.name}, {encoder.engine}, float32"
     assert rows[0].split() == ["without", "instruction", "1.0000", "1.0000", "1.0000"]
     assert len(rows) == (2 if encoder.query_prompt else 1)
 
 
-def test_without_the_measures_it_says_what_to_install(beir, monkeypatch):
-    monkeypatch.setattr(evaluate.importlib.util, "find_spec", lambda name: None)
-    result = CliRunner().invoke(cli, ["evaluate", str(beir)])
+def test_it_compares_as_json(run, model):
+    result = run("--split", "dev", "--compare", "bfloat16", "--json", "--ignore-identical-ids")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["notes"]["documents with the query's own id, which were not ranked"] == 1
+    assert [system["dtype"] for system in report["systems"]] == ["float32", "bfloat16"]
+    figures = {"nDCG@10": 1, "MRR@10": 1, "recall@100": 1}
+    assert report["systems"][1]["figures"]["without instruction"] == figures
+    assert report["second minus first"]["without instruction"] == {
+        "difference": dict.fromkeys(figures, 0),
+        "p": figures,
+    }
+
+
+def test_it_compares_with_another_model(run, model, monkeypatch):
+    monkeypatch.setenv("EMBEDDING_MODEL_NAME", "one")
+    result = run("--split", "dev", "--compare", str(model.directory))
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    one, other = (line.partition(",")[0] for line in lines if "float32" in line)
+    assert one == "one"
+    assert other.endswith(model.directory.name)
+    p_values = [line.split() for line in lines if line.startswith("  p ")]
+    assert p_values
+    assert all(line == ["p", "1.0000", "1.0000", "1.0000"] for line in p_values)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "qrels/test.tsv is missing, but there is dev: say --split dev."),
+        (["--split", "dev", "--compare", "/missing"], "/missing"),
+    ],
+)
+def test_errors_are_one_sentence(run, options, message):
+    result = run(*options)
     assert result.exit_code == 1
-    assert result.output == "Error: ir-measures is not installed: 'pip install -r requirements-evaluate.txt'.\n"
+    assert result.output.splitlines()[-1].startswith("Error: ")
+    assert message in result.output

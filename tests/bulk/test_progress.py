@@ -25,17 +25,17 @@ def test_without_a_terminal_there_is_a_line_every_ten_seconds(clock, window, cap
         clock.seconds = second
         progress.advance(2, 20)
     first, second = capsys.readouterr().err.splitlines()
-    assert first == "  5%  20 texts, 2.0 texts/s, 20 tokens/s, 03:10 left"
-    assert second == " 10%  40 texts, 2.0 texts/s, 20 tokens/s, 03:00 left"
-    assert progress.summary() == "40 texts embedded in 00:20, 2.0 texts/s, 20 tokens/s"
+    assert first == "  5%  20 rows, 2.0 texts/s, 20 tokens/s, 03:10 left"
+    assert second == " 10%  40 rows, 2.0 texts/s, 20 tokens/s, 03:00 left"
+    assert progress.summary() == "40 texts embedded in 20.0 s, 2.0 texts/s, 20 tokens/s"
 
 
 def test_an_input_of_unknown_size_has_no_share(clock, window, capsys):
     progress = Progress()
-    progress.read(window(["a"], fraction=None), 10)
+    progress.read(window(["a", None], fraction=None), 10)
     clock.seconds = 10
     progress.advance(1, 10)
-    assert capsys.readouterr().err == "1 texts, 0.1 texts/s, 1 tokens/s\n"
+    assert capsys.readouterr().err == "2 rows, 0.1 texts/s, 1 tokens/s\n"
 
 
 def test_windows_finished_before_count_for_the_share_but_not_for_the_speed(clock, window, capsys):
@@ -44,7 +44,7 @@ def test_windows_finished_before_count_for_the_share_but_not_for_the_speed(clock
     progress.read(window(["a"] * 50, fraction=1), 500)
     clock.seconds = 10
     progress.advance(10, 100)
-    assert capsys.readouterr().err == " 60%  60 texts, 1.0 texts/s, 10 tokens/s, 00:40 left\n"
+    assert capsys.readouterr().err == " 60%  60 rows, 1.0 texts/s, 10 tokens/s, 00:40 left\n"
 
 
 def test_on_a_terminal_there_is_a_bar(clock, window, capsys, monkeypatch):
@@ -54,4 +54,4 @@ def test_on_a_terminal_there_is_a_bar(clock, window, capsys, monkeypatch):
     clock.seconds = 10
     progress.advance(50, 500)
     progress.close()
-    assert re.search(r" 50% \|█+.* 50 texts, 5\.0 texts/s, 50 tokens/s, 00:10 left", capsys.readouterr().err)
+    assert re.search(r" 50% \|█+.* 50 rows, 5\.0 texts/s, 50 tokens/s, 00:10 left", capsys.readouterr().err)

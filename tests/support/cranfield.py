@@ -1,10 +1,10 @@
-"""The Cranfield collection, from the directory that CRANFIELD names, or made-up texts if it is not set."""
+"""The Cranfield collection, from the directory that CRANFIELD names; made-up texts without it."""
 
 import os
 import random
 from pathlib import Path
 
-from embedding_api.bulk import evaluate
+from embedding_api.bulk import collection
 from tests.support.server import ROOT
 
 
@@ -12,8 +12,8 @@ def load():
     """The collection's 1,398 abstracts that are not empty, and its 225 queries."""
     if "CRANFIELD" not in os.environ:
         return _made_up()
-    collection = evaluate.load(Path(os.environ["CRANFIELD"]))
-    return list(collection.documents.values()), list(collection.queries.values())
+    cranfield = collection.load(Path(os.environ["CRANFIELD"]))
+    return list(cranfield.documents.values()), list(cranfield.queries.values())
 
 
 def _made_up():
