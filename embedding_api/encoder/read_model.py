@@ -1,13 +1,14 @@
 """Read a model with sentence-transformers. Importing this takes seconds and some 190 MB."""
 
 import logging
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from transformers import BertModel
+from transformers import BertModel, CamembertModel, DistilBertModel, RobertaModel, XLMRobertaModel
 from transformers.utils.logging import disable_progress_bar
 
 from embedding_api.encoder.reference import ReferenceEngine
@@ -16,6 +17,62 @@ from embedding_api.errors import ConfigError
 
 # Tokens of the example texts: a word, a query, a paragraph. A text as long as the model reads is added.
 _EXAMPLE_LENGTHS = 3, 12, 150
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What an architecture that the kernel computes calls its parts.
+
+    Attributes:
+        layers: the model's list of layers.
+        query, key, value, output, output_norm, up, down, norm: the parts of a layer, as in `LayerWeights`.
+        activation: the activation's name in the configuration.
+    """
+
+    layers: str
+    query: str
+    key: str
+    value: str
+    output: str
+    output_norm: str
+    up: str
+    down: str
+    norm: str
+    activation: str
+
+
+_BERT = _Names(
+    layers="encoder.layer",
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    output="attention.output.dense",
+    output_norm="attention.output.LayerNorm",
+    up="intermediate.dense",
+    down="output.dense",
+    norm="output.LayerNorm",
+    activation="hidden_act",
+)
+_DISTILBERT = _Names(
+    layers="transformer.layer",
+    query="attention.q_lin",
+    key="attention.k_lin",
+    value="attention.v_lin",
+    output="attention.out_lin",
+    output_norm="sa_layer_norm",
+    up="ffn.lin1",
+    down="ffn.lin2",
+    norm="output_layer_norm",
+    activation="activation",
+)
+# Not their subclasses, which may compute something else.
+_ARCHITECTURES = {
+    BertModel: _BERT,
+    RobertaModel: _BERT,
+    XLMRobertaModel: _BERT,
+    CamembertModel: _BERT,
+    DistilBertModel: _DISTILBERT,
+}
 
 
 def read(directory, dtype):
@@ -52,9 +109,16 @@ def _check(model, directory):
 def model_info(model):
     """The `ModelInfo` of a SentenceTransformer."""
     # max_seq_length may be more than the model has positions.
-    lengths = model.max_seq_length, getattr(model[0].model.config, "max_position_embeddings", None)
-    tokenizer = model.tokenizer.backend_tokenizer.to_str()
-    return ModelInfo(tokenizer, min(length for length in lengths if length), model.prompts)
+    lengths = [length for length in (model.max_seq_length, _most_positions(model[0].model)) if length]
+    return ModelInfo(model.tokenizer.backend_tokenizer.to_str(), min(lengths), model.prompts)
+
+
+def _most_positions(transformer):
+    """The most tokens of a text that a model of transformers has positions for, or None if it does not say."""
+    positions = getattr(transformer.config, "max_position_embeddings", None)
+    embeddings = getattr(getattr(transformer, "embeddings", None), "position_embeddings", None)
+    padding = getattr(embeddings, "padding_idx", None)
+    return positions if positions is None or padding is None else positions - padding - 1
 
 
 def why_not_kernel(model):
@@ -65,15 +129,18 @@ def why_not_kernel(model):
     bert, pooling = modules[0].model, modules[1]
     if modules[0].modality_config["text"] != {"method": "forward", "method_output_name": "last_hidden_state"}:
         return "it does not pool the last layer"
-    if type(bert) is not BertModel:
-        return f"it is a {type(bert).__name__}, not a BertModel"
-    if bert.config.is_decoder or getattr(bert.config, "position_embedding_type", "absolute") != "absolute":
+    if type(bert) not in _ARCHITECTURES:
+        *others, last = (architecture.__name__ for architecture in _ARCHITECTURES)
+        return f"it is a {type(bert).__name__}, not a {', '.join(others)} or {last}"
+    names, config = _ARCHITECTURES[type(bert)], bert.config
+    if getattr(config, "is_decoder", False) or getattr(config, "position_embedding_type", "absolute") != "absolute":
         return "it is a decoder or has other than absolute positions"
-    if bert.config.hidden_act != "gelu":
-        return f"its activation is {bert.config.hidden_act}, not gelu"
-    if (head_size := bert.config.hidden_size // bert.config.num_attention_heads) not in (32, 64):
+    if (activation := getattr(config, names.activation)) != "gelu":
+        return f"its activation is {activation}, not gelu"
+    if (head_size := config.hidden_size // config.num_attention_heads) not in (32, 64):
         return f"its attention heads have {head_size} dimensions, not 32 or 64"
-    if bert.config.intermediate_size % 4 or not bert.config.num_hidden_layers:
+    layers = bert.get_submodule(names.layers)
+    if not len(layers) or layers[0].get_submodule(names.up).out_features % 4:
         return "its intermediate size is no multiple of 4, or it has no layers"
     if pooling.pooling_mode not in ("cls", "mean"):
         return f"its pooling is {pooling.pooling_mode}, not cls or mean"
@@ -84,15 +151,19 @@ def why_not_kernel(model):
 def bert_weights(model):
     """The `BertWeights` of a SentenceTransformer, as float32. `why_not_kernel` must have returned None for it."""
     bert, pooling = model[0].model, model[1]
-    embeddings = bert.embeddings
+    names, embeddings = _ARCHITECTURES[type(bert)], bert.embeddings
+    positions, padding = embeddings.position_embeddings.weight, embeddings.position_embeddings.padding_idx
+    if hasattr(embeddings, "token_type_embeddings"):
+        # A text is one segment, so the embedding of its token type is a constant.
+        positions = positions + embeddings.token_type_embeddings.weight[0]
     return BertWeights(
         words=_array(embeddings.word_embeddings.weight),
-        # A text is one segment, so the embedding of its token type is a constant.
-        positions=_array(embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]),
+        positions=_array(positions),
+        padding=-1 if padding is None else padding,
         norm=_joined(embeddings.LayerNorm),
-        layers=[_layer_weights(layer) for layer in bert.encoder.layer],
+        layers=[_layer_weights(layer, names) for layer in bert.get_submodule(names.layers)],
         heads=bert.config.num_attention_heads,
-        eps=bert.config.layer_norm_eps,
+        eps=embeddings.LayerNorm.eps,
         mean=pooling.pooling_mode == "mean",
     )
 
@@ -108,15 +179,17 @@ def examples(model):
     return Examples(ids, np.concatenate([engine.forward([text]) for text in ids]))
 
 
-def _layer_weights(layer):
-    attention = layer.attention.self
+def _layer_weights(layer, names):
+    def joined(*parts):
+        return _joined(*map(layer.get_submodule, parts))
+
     return LayerWeights(
-        qkv=_joined(attention.query, attention.key, attention.value),
-        output=_joined(layer.attention.output.dense),
-        output_norm=_joined(layer.attention.output.LayerNorm),
-        up=_joined(layer.intermediate.dense),
-        down=_joined(layer.output.dense),
-        norm=_joined(layer.output.LayerNorm),
+        qkv=joined(names.query, names.key, names.value),
+        output=joined(names.output),
+        output_norm=joined(names.output_norm),
+        up=joined(names.up),
+        down=joined(names.down),
+        norm=joined(names.norm),
     )
 
 

@@ -22,7 +22,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """A layer of BERT: of each product the weight, of shape (out, in), and the bias; of each norm both, as (width,).
+    """A layer: of each product the weight, of shape (out, in), and the bias; of each norm both, as (width,).
 
     Query, key and value are one product, in this order.
     """
@@ -42,11 +42,13 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class BertWeights:
-    """A BERT and its pooling, as float32 arrays.
+    """A BERT, or a model of another architecture that computes the same, and its pooling; as float32 arrays.
 
     Attributes:
         words: of shape (vocabulary, width).
-        positions: of shape (most tokens, width), with the embedding of the only token type added.
+        positions: of shape (positions, width), with the embedding of the only token type added, if there is one.
+        padding: the id of the padding token, and its position, where the positions of a text begin behind it; -1 where
+            they begin at 0.
         norm: weight and bias of the embeddings' norm.
         layers: a `LayerWeights` for each layer.
         heads: the number of attention heads in each layer.
@@ -56,11 +58,17 @@ class BertWeights:
 
     words: ndarray
     positions: ndarray
+    padding: int
     norm: tuple[ndarray, ndarray]
     layers: list[LayerWeights]
     heads: int
     eps: float
     mean: bool
+
+    @property
+    def max_length(self):
+        """The most tokens of a text that there are positions for."""
+        return len(self.positions) - self.padding - 1
 
 
 @dataclass(frozen=True)

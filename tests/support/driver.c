@@ -13,7 +13,7 @@
 #include "bert.h"
 
 struct header {
-    int32_t hidden, heads, layers, bfloat16, mean_pooling, intermediate, batches;
+    int32_t hidden, heads, layers, padding, bfloat16, mean_pooling, intermediate, batches;
     float epsilon;
 };
 
@@ -68,7 +68,7 @@ static struct layer read_layer(const struct header *header) {
 }
 
 static struct bert read_bert(const struct header *header) {
-    struct bert bert = {.hidden = header->hidden, .heads = header->heads, .layers = header->layers,
+    struct bert bert = {.hidden = header->hidden, .heads = header->heads, .layers = header->layers, .padding = header->padding,
                         .bfloat16 = header->bfloat16, .mean_pooling = header->mean_pooling, .epsilon = header->epsilon};
     bert.words = read_array();
     bert.positions = read_array();

@@ -35,8 +35,8 @@ class Driver:
         """The vectors of each batch of token id lists, one after the other in one run of the program."""
         panel = int(self._run(["panel"]))
         hidden, intermediate = weights.words.shape[1], len(weights.layers[0].up[0])
-        sizes = hidden, weights.heads, len(weights.layers), bfloat16, weights.mean, intermediate, len(batches)
-        data = [np.array(sizes, np.int32), np.float32(weights.eps)]
+        sizes = hidden, weights.heads, len(weights.layers), weights.padding, bfloat16, weights.mean, intermediate
+        data = [np.array([*sizes, len(batches)], np.int32), np.float32(weights.eps)]
         for array in laid_out(weights, panel, bfloat16):
             data += [np.int64(array.nbytes), array]
         for batch in batches:

@@ -73,13 +73,18 @@ static void layer_norm(const struct layer_norm *norm, float epsilon, const float
 
 static void embed(const struct bert *bert, const int32_t *ids, const int32_t *lengths, int texts, float *rows) {
     const int hidden = bert->hidden;
-    for (int text = 0; text < texts; text++)
-        for (int position = 0; position < lengths[text]; position++, ids++, rows += hidden) {
+    for (int text = 0; text < texts; text++) {
+        int position = bert->padding;
+        for (int token = 0; token < lengths[text]; token++, ids++, rows += hidden) {
+            // Padding tokens inside a text, where a user wrote them, keep their own position and are not counted.
+            const int is_padding = *ids == bert->padding;
+            position += !is_padding;
             const float *word_row = bert->words + (size_t)*ids * hidden;
-            const float *position_row = bert->positions + (size_t)position * hidden;
+            const float *position_row = bert->positions + (size_t)(is_padding ? bert->padding : position) * hidden;
             for (int i = 0; i < hidden; i += LANES) store(rows + i, load(word_row + i) + load(position_row + i));
             layer_norm(&bert->embedding_norm, bert->epsilon, rows, rows, 1, hidden);
         }
+    }
 }
 
 // context[tokens][hidden], or with `first_only` context[texts][hidden] of the first token of each text.

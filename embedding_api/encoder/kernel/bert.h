@@ -1,7 +1,8 @@
-// BERT (https://arxiv.org/abs/1810.04805) and its pooling, for texts one after the other without padding.
+// BERT (https://arxiv.org/abs/1810.04805) and its pooling, for texts one after the other without padding. RoBERTa,
+// XLM-RoBERTa and DistilBERT are the same with other numbers.
 //
 // The caller has checked every number: token ids are below the vocabulary's size, lengths are from 1 to the number of
-// positions, `hidden` is `heads` times a head size that is a multiple of PANEL, and scratch memory is large enough.
+// positions behind the padding's, `hidden` is `heads` times a head size that is a multiple of PANEL, and scratch memory is large enough.
 #pragma once
 
 #include "product.h"
@@ -17,11 +18,12 @@ struct layer {
 
 struct bert {
     int32_t hidden, heads, layers;
+    int32_t padding;       // the id of the padding token, and its position, behind which those of a text begin; or -1
     int32_t bfloat16;     // whether the weights of the products are bfloat16
     int32_t mean_pooling;  // whether a vector is the mean of a text's rows; otherwise it is the row of [CLS], the first
     float epsilon;        // of the norms
     const float *words;      // [vocabulary][hidden]
-    const float *positions;  // [positions][hidden], with the embedding of the only token type added
+    const float *positions;  // [positions][hidden], with the embedding of the only token type added, if there is one
     struct layer_norm embedding_norm;
     const struct layer *layer;  // [layers]
 };

@@ -1,4 +1,4 @@
-"""BERT's forward pass in the kernel: its weights laid out once, its calls checked."""
+"""The forward pass of BERT and its like in the kernel: its weights laid out once, its calls checked."""
 
 import contextlib
 import mmap
@@ -16,7 +16,7 @@ MOST_TOKENS = 1 << 20
 
 
 class KernelEngine:
-    """BERT and its pooling, without a final L2 normalisation.
+    """A model and its pooling, without a final L2 normalisation.
 
     Args:
         library: from `load_library`; the engine has its attribute `instruction_set`.
@@ -33,7 +33,7 @@ class KernelEngine:
         self.instruction_set = library.instruction_set
         self._library = library
         self._vocabulary, self._width = weights.words.shape
-        self._positions = len(weights.positions)
+        self._max_length = weights.max_length
         # Scratch memory that no thread uses at the moment.
         self._scratch = []
         self._bert, self._block = _lay_out(weights, library.bert_panel(), bfloat16)
@@ -45,16 +45,16 @@ class KernelEngine:
         A text's vector has the same bits in any batch. Any number of threads may call it at once.
 
         Raises:
-            ValueError: a text has no tokens, or more than there are positions, or one that is not in the vocabulary; or
-                the batch has more than MOST_TOKENS.
+            ValueError: a text has no tokens, or more than the model reads, or one that is not in the vocabulary; or the
+                batch has more than MOST_TOKENS.
         """
         # The kernel checks nothing, so all numbers that it gets are checked here.
         lengths = np.fromiter(map(len, batch), np.int32, len(batch))
         if not len(batch):
             return np.empty((0, self._width), np.float32)
         shortest, longest = int(lengths.min()), int(lengths.max())
-        if shortest < 1 or longest > self._positions:
-            raise ValueError(f"Texts have {shortest} to {longest} tokens; the model reads 1 to {self._positions}.")
+        if shortest < 1 or longest > self._max_length:
+            raise ValueError(f"Texts have {shortest} to {longest} tokens; the model reads 1 to {self._max_length}.")
         ids = np.concatenate(batch)
         if len(ids) > MOST_TOKENS:
             raise ValueError(f"A batch has {len(ids)} tokens; it may have {MOST_TOKENS}.")
@@ -102,6 +102,7 @@ def _lay_out(weights, panel, bfloat16):
         weights.words.shape[1],
         weights.heads,
         len(weights.layers),
+        weights.padding,
         bfloat16,
         weights.mean,
         weights.eps,

@@ -14,8 +14,8 @@ from embedding_api.encoder.kernel import engine as kernel_engine
 from embedding_api.encoder.kernel.engine import KernelEngine
 from embedding_api.encoder.kernel.library import load_library, usable_instruction_sets
 from embedding_api.encoder.loading import load_encoder
-from embedding_api.encoder.read_model import bert_weights, obstacle
-from tests.support.small_bert import SHAPE, reference, small_bert, texts, unit
+from embedding_api.encoder.read_model import bert_weights, why_not_kernel
+from tests.support.small_bert import ARCHITECTURES, SHAPE, reference, small_bert, texts, unit
 
 # Hidden size, heads, layers, intermediate size, pooling: head sizes of 32 and 64, intermediate sizes that fill their
 # panels and that do not.
@@ -50,7 +50,7 @@ def shape(request):
 
 def test_random_models_have_the_vectors_of_transformers(library, shape):
     model = small_bert(**shape)
-    assert obstacle(model) is None
+    assert why_not_kernel(model) is None
     batch = texts(*LENGTHS)
     vectors = KernelEngine(library, bert_weights(model)).forward(batch)
     assert vectors.dtype == np.float32
@@ -66,6 +66,17 @@ def test_random_models_in_bfloat16_have_nearly_the_same(library, shape):
     )
     assert (unit(vectors) * unit(expected)).sum(1).min() >= 0.999
     assert np.abs(unit(vectors) - unit(expected)).max() > 1e-5
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_has_the_vectors_of_transformers(library, architecture):
+    model = small_bert(architecture=architecture)
+    batch = texts(*range(1, 65), *[2] * 99)
+    vectors = KernelEngine(library, bert_weights(model)).forward(batch)
+    assert np.abs(unit(vectors) - unit(reference(model, batch))).max() <= 1e-5
+    for text in [[5] * 65], [[5, 99]]:
+        with pytest.raises(ValueError, match=r"the model reads 1 to 64|not from 0 to 98"):
+            KernelEngine(library, bert_weights(model)).forward(text)
 
 
 def test_every_length_of_a_long_model(library):
