@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import BertModel, CamembertModel, DistilBertModel, RobertaModel, XLMRobertaModel
 from transformers.utils.logging import disable_progress_bar
 
 from embedding_api.encoder.reference import ReferenceEngine
-from embedding_api.encoder.weights import BertWeights, Examples, LayerWeights, ModelInfo
+from embedding_api.encoder.weights import Activation, BertWeights, Examples, LayerWeights, ModelInfo, PoolingMode
 from embedding_api.errors import ConfigError
 
 # Tokens of the example texts: a word, a query, a paragraph. A text as long as the model reads is added.
@@ -73,6 +73,27 @@ _ARCHITECTURES = {
     CamembertModel: _BERT,
     DistilBertModel: _DISTILBERT,
 }
+# By their names in transformers; several are the same but for rounding.
+_ACTIVATIONS = {
+    "gelu": Activation.GELU,
+    "gelu_python": Activation.GELU,
+    "gelu_new": Activation.GELU_TANH,
+    "gelu_fast": Activation.GELU_TANH,
+    "gelu_accurate": Activation.GELU_TANH,
+    "gelu_pytorch_tanh": Activation.GELU_TANH,
+    "relu": Activation.RELU,
+}
+_DENSE_ACTIVATIONS = {
+    torch.nn.Identity: Activation.NONE,
+    torch.nn.ReLU: Activation.RELU,
+    torch.nn.Tanh: Activation.TANH,
+}
+_POOLINGS = {
+    "cls": PoolingMode.FIRST,
+    "mean": PoolingMode.MEAN,
+    "mean_sqrt_len_tokens": PoolingMode.MEAN_SQRT,
+    "max": PoolingMode.MAX,
+}
 
 
 def read(directory, dtype):
@@ -123,34 +144,52 @@ def _most_positions(transformer):
 
 def why_not_kernel(model):
     """Why the kernel cannot compute a SentenceTransformer, in a few words, or None if it can."""
-    modules = [module for module in model if not isinstance(module, Normalize)]
-    if [type(module) for module in modules] != [Transformer, Pooling]:
-        return "its modules are not Transformer, Pooling and Normalize"
-    bert, pooling = modules[0].model, modules[1]
-    if modules[0].modality_config["text"] != {"method": "forward", "method_output_name": "last_hidden_state"}:
+    kinds = [type(module) for module in model]
+    if kinds[:2] != [Transformer, Pooling] or kinds[2:] not in ([], [Normalize], [Dense], [Dense, Normalize]):
+        return "its modules are not Transformer, Pooling, perhaps Dense, and Normalize"
+    bert, pooling = model[0].model, model[1]
+    if model[0].modality_config["text"] != {"method": "forward", "method_output_name": "last_hidden_state"}:
         return "it does not pool the last layer"
     if type(bert) not in _ARCHITECTURES:
-        *others, last = (architecture.__name__ for architecture in _ARCHITECTURES)
-        return f"it is a {type(bert).__name__}, not a {', '.join(others)} or {last}"
+        known = _one_of(architecture.__name__ for architecture in _ARCHITECTURES)
+        return f"it is a {type(bert).__name__}, not a {known}"
     names, config = _ARCHITECTURES[type(bert)], bert.config
     if getattr(config, "is_decoder", False) or getattr(config, "position_embedding_type", "absolute") != "absolute":
         return "it is a decoder or has other than absolute positions"
-    if (activation := getattr(config, names.activation)) != "gelu":
-        return f"its activation is {activation}, not gelu"
+    if (activation := getattr(config, names.activation)) not in _ACTIVATIONS:
+        return f"its activation is {activation}, not {_one_of(_ACTIVATIONS)}"
     if (head_size := config.hidden_size // config.num_attention_heads) not in (32, 64):
         return f"its attention heads have {head_size} dimensions, not 32 or 64"
     layers = bert.get_submodule(names.layers)
     if not len(layers) or layers[0].get_submodule(names.up).out_features % 4:
         return "its intermediate size is no multiple of 4, or it has no layers"
-    if pooling.pooling_mode not in ("cls", "mean"):
-        return f"its pooling is {pooling.pooling_mode}, not cls or mean"
+    if pooling.pooling_mode not in _POOLINGS:
+        return f"its pooling is {pooling.pooling_mode}, not {_one_of(_POOLINGS)}"
+    if Dense in kinds:
+        return _why_not_dense(model[2], config.hidden_size)
     return None
+
+
+def _why_not_dense(dense, width):
+    if {dense.module_input_name, dense.module_output_name} != {"sentence_embedding"} or dense.use_residual:
+        return "its Dense module has a residual, or does not make the vector of the pooled one"
+    if dense.in_features != width:
+        return f"its Dense module reads {dense.in_features} numbers, not {width}"
+    if type(dense.activation_function) not in _DENSE_ACTIVATIONS:
+        known = _one_of(activation.__name__ for activation in _DENSE_ACTIVATIONS)
+        return f"the activation of its Dense module is {type(dense.activation_function).__name__}, not {known}"
+    return None
+
+
+def _one_of(names):
+    *others, last = names
+    return f"{', '.join(others)} or {last}"
 
 
 @torch.inference_mode()
 def bert_weights(model):
     """The `BertWeights` of a SentenceTransformer, as float32. `why_not_kernel` must have returned None for it."""
-    bert, pooling = model[0].model, model[1]
+    bert, dense = model[0].model, next((module for module in model if isinstance(module, Dense)), None)
     names, embeddings = _ARCHITECTURES[type(bert)], bert.embeddings
     positions, padding = embeddings.position_embeddings.weight, embeddings.position_embeddings.padding_idx
     if hasattr(embeddings, "token_type_embeddings"):
@@ -164,7 +203,10 @@ def bert_weights(model):
         layers=[_layer_weights(layer, names) for layer in bert.get_submodule(names.layers)],
         heads=bert.config.num_attention_heads,
         eps=embeddings.LayerNorm.eps,
-        mean=pooling.pooling_mode == "mean",
+        activation=_ACTIVATIONS[getattr(bert.config, names.activation)],
+        pooling=_POOLINGS[model[1].pooling_mode],
+        dense=dense and _joined(dense.linear),
+        dense_activation=_DENSE_ACTIVATIONS[type(dense.activation_function)] if dense else Activation.NONE,
     )
 
 
@@ -194,8 +236,10 @@ def _layer_weights(layer, names):
 
 
 def _joined(*modules):
-    parts = ([getattr(module, name) for module in modules] for name in ("weight", "bias"))
-    return tuple(_array(torch.cat(part)) for part in parts)
+    weights = [module.weight for module in modules]
+    # A module may have been made without a bias.
+    biases = [torch.zeros(len(module.weight)) if module.bias is None else module.bias for module in modules]
+    return _array(torch.cat(weights)), _array(torch.cat(biases))
 
 
 def _array(tensor):

@@ -1,8 +1,21 @@
 """What the service needs of a model, as text, numbers and float32 arrays, whatever library has read them."""
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 from numpy import ndarray
+
+
+class Activation(IntEnum):
+    """What follows a product; the numbers are those of `enum activation` in kernel/product.h."""
+
+    NONE, GELU, GELU_TANH, RELU, TANH = range(5)
+
+
+class PoolingMode(IntEnum):
+    """What makes one row of a text's rows; the numbers are those of `enum pooling` in kernel/bert.h."""
+
+    FIRST, MEAN, MEAN_SQRT, MAX = range(4)
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,11 @@ class BertWeights:
         layers: a `LayerWeights` for each layer.
         heads: the number of attention heads in each layer.
         eps: what each norm adds to the variance.
-        mean: whether a vector is the mean of a text's rows; otherwise it is the [CLS] row.
+        activation: what follows each layer's product `up`.
+        pooling: how the rows of a text become one.
+        dense: weight, of shape (dimension, width), and bias of the product from that row to the vector; None where the
+            row is the vector.
+        dense_activation: what follows this product.
     """
 
     words: ndarray
@@ -63,12 +80,20 @@ class BertWeights:
     layers: list[LayerWeights]
     heads: int
     eps: float
-    mean: bool
+    activation: Activation
+    pooling: PoolingMode
+    dense: tuple[ndarray, ndarray] | None = None
+    dense_activation: Activation = Activation.NONE
 
     @property
     def max_length(self):
         """The most tokens of a text that there are positions for."""
         return len(self.positions) - self.padding - 1
+
+    @property
+    def dimension(self):
+        """The numbers of a vector."""
+        return len(self.dense[0]) if self.dense else self.words.shape[1]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 import transformers
-from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 # What the shapes in tests are made of.
@@ -30,10 +30,17 @@ class Modules(list):
     """Enough of a SentenceTransformer for an engine: a list of modules."""
 
 
-def small_bert(pooling="cls", architecture="Bert", **changes):
-    """One of three layers, 64 dimensions and 64 tokens, with changes to its configuration."""
+def small_bert(pooling="cls", architecture="Bert", dense=None, **changes):
+    """One of three layers, 64 dimensions and 64 tokens, with changes to its configuration.
+
+    Args:
+        dense: the dimensions of a Dense module behind the pooling.
+    """
     model = backbone(architecture, **changes)
-    return assemble(model, pooling, model.config.hidden_size)
+    modules = assemble(model, pooling, model.config.hidden_size)
+    if dense:
+        modules.insert(2, Dense(model.config.hidden_size, dense))
+    return modules
 
 
 def backbone(architecture, **changes):

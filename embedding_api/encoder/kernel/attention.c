@@ -2,8 +2,6 @@
 
 #include "tile.h"
 
-static int whole_panels(int columns) { return (columns + PANEL - 1) / PANEL * PANEL; }
-
 size_t attention_scratch(int head_size, int length) {
     return (size_t)whole_panels(length) * (2 * head_size + TILE_ROWS);
 }

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
+from torch import nn
 
 from embedding_api.__main__ import DEMO_PACKAGE
 from embedding_api.config import Settings
@@ -54,6 +55,36 @@ def test_random_models_have_the_vectors_of_transformers(library, shape):
     batch = texts(*LENGTHS)
     vectors = KernelEngine(library, bert_weights(model)).forward(batch)
     assert vectors.dtype == np.float32
+    assert np.abs(unit(vectors) - unit(reference(model, batch))).max() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"hidden_act": name} for name in ("gelu_new", "gelu_pytorch_tanh", "relu")),
+        *({"pooling": name} for name in ("max", "mean_sqrt_len_tokens")),
+        {"dense": 96},
+        {"dense": 50, "pooling": "mean"},
+    ],
+    ids=str,
+)
+def test_so_have_those_with_other_activations_poolings_and_a_dense_module(library, change):
+    model = small_bert(**change)
+    batch = texts(*LENGTHS)
+    vectors = KernelEngine(library, bert_weights(model)).forward(batch)
+    assert np.abs(unit(vectors) - unit(reference(model, batch))).max() <= 1e-5
+    vectors = KernelEngine(library, bert_weights(model), bfloat16=True).forward(batch)
+    assert (unit(vectors) * unit(reference(model, batch))).sum(1).min() >= 0.999
+
+
+@pytest.mark.parametrize("activation", [nn.Identity, nn.ReLU, nn.Tanh])
+@pytest.mark.parametrize("scale", [1e-4, 1, 100])
+def test_a_dense_module_is_exact_for_small_and_large_numbers(library, activation, scale):
+    model = small_bert(dense=64)
+    model[2].activation_function, model[2].linear.bias = activation(), None
+    model[2].linear.weight.data *= scale
+    batch = texts(*LENGTHS)
+    vectors = KernelEngine(library, bert_weights(model)).forward(batch)
     assert np.abs(unit(vectors) - unit(reference(model, batch))).max() <= 1e-5
 
 
