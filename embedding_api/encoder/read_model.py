@@ -8,7 +8,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from transformers import BertModel, CamembertModel, DistilBertModel, RobertaModel, XLMRobertaModel
+from transformers import BertModel, CamembertModel, DistilBertModel, MPNetModel, RobertaModel, XLMRobertaModel
 from transformers.utils.logging import disable_progress_bar
 
 from embedding_api.encoder.reference import ReferenceEngine
@@ -65,6 +65,18 @@ _DISTILBERT = _Names(
     norm="output_layer_norm",
     activation="activation",
 )
+_MPNET = _Names(
+    layers="encoder.layer",
+    query="attention.attn.q",
+    key="attention.attn.k",
+    value="attention.attn.v",
+    output="attention.attn.o",
+    output_norm="attention.LayerNorm",
+    up="intermediate.dense",
+    down="output.dense",
+    norm="output.LayerNorm",
+    activation="hidden_act",
+)
 # Not their subclasses, which may compute something else.
 _ARCHITECTURES = {
     BertModel: _BERT,
@@ -72,6 +84,7 @@ _ARCHITECTURES = {
     XLMRobertaModel: _BERT,
     CamembertModel: _BERT,
     DistilBertModel: _DISTILBERT,
+    MPNetModel: _MPNET,
 }
 # By their names in transformers; several are the same but for rounding.
 _ACTIVATIONS = {
@@ -207,7 +220,18 @@ def bert_weights(model):
         pooling=_POOLINGS[model[1].pooling_mode],
         dense=dense and _joined(dense.linear),
         dense_activation=_DENSE_ACTIVATIONS[type(dense.activation_function)] if dense else Activation.NONE,
+        attention_bias=_attention_bias(bert),
     )
+
+
+def _attention_bias(bert):
+    """MPNet's, as `BertWeights` has it; None for another architecture."""
+    encoder = getattr(bert, "encoder", None)
+    if not hasattr(encoder, "relative_attention_bias"):
+        return None
+    longest = _most_positions(bert)
+    buckets = encoder.relative_position_bucket(torch.arange(1 - longest, longest))
+    return _array(encoder.relative_attention_bias(buckets).T)
 
 
 def examples(model):

@@ -71,6 +71,8 @@ class BertWeights:
         dense: weight, of shape (dimension, width), and bias of the product from that row to the vector; None where the
             row is the vector.
         dense_activation: what follows this product.
+        attention_bias: of shape (heads, 2 * max_length - 1), what is added to the scores of attention in each layer, by
+            how far the key is behind the query, from 1 - max_length on; None for nothing.
     """
 
     words: ndarray
@@ -84,6 +86,7 @@ class BertWeights:
     pooling: PoolingMode
     dense: tuple[ndarray, ndarray] | None = None
     dense_activation: Activation = Activation.NONE
+    attention_bias: ndarray | None = None
 
     @property
     def max_length(self):

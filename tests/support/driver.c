@@ -13,7 +13,7 @@
 #include "bert.h"
 
 struct header {
-    int32_t hidden, heads, layers, padding, bfloat16, activation, pooling, dense_activation;
+    int32_t hidden, heads, layers, padding, max_length, has_bias, bfloat16, activation, pooling, dense_activation;
     int32_t intermediate, dense, batches;  // `dense` is the columns of that product, or 0
     float epsilon;
 };
@@ -69,12 +69,13 @@ static struct layer read_layer(const struct header *header) {
 }
 
 static struct bert read_bert(const struct header *header) {
-    struct bert bert = {.hidden = header->hidden, .heads = header->heads, .layers = header->layers, .padding = header->padding,
+    struct bert bert = {.hidden = header->hidden, .heads = header->heads, .layers = header->layers, .padding = header->padding, .max_length = header->max_length,
                         .bfloat16 = header->bfloat16, .activation = header->activation,
                         .pooling = header->pooling, .dense_activation = header->dense_activation,
                         .epsilon = header->epsilon};
     bert.words = read_array();
     bert.positions = read_array();
+    if (header->has_bias) bert.attention_bias = read_array();
     bert.embedding_norm = read_norm();
     struct layer *layers = allocate(header->layers * sizeof *layers);
     for (int i = 0; i < header->layers; i++) layers[i] = read_layer(header);

@@ -34,7 +34,8 @@ class Driver:
     def forward(self, weights, *batches, bfloat16=False):
         """The vectors of each batch of token id lists, one after the other in one run of the program."""
         panel = int(self._run(["panel"]))
-        header = [weights.words.shape[1], weights.heads, len(weights.layers), weights.padding, bfloat16]
+        header = [weights.words.shape[1], weights.heads, len(weights.layers), weights.padding]
+        header += [weights.max_length, weights.attention_bias is not None, bfloat16]
         header += [weights.activation, weights.pooling, weights.dense_activation]
         header += [len(weights.layers[0].up[0]), weights.dimension if weights.dense else 0, len(batches)]
         data = [np.array(header, np.int32), np.float32(weights.eps)]

@@ -31,6 +31,11 @@ def wordpiece():
     return transformers.BertTokenizer(vocab=_train(_words(), WordPieceTrainer, _BERT_TOKENS)["vocab"])
 
 
+def mpnet():
+    tokens = ["<s>", "<pad>", "</s>", "[UNK]", "<mask>"]
+    return transformers.MPNetTokenizer(vocab=_train(_words(), WordPieceTrainer, tokens)["vocab"])
+
+
 def byte_level_bpe():
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
@@ -52,6 +57,7 @@ TOKENIZERS = {
     "XLMRoberta": lambda: unigram(transformers.XLMRobertaTokenizer),
     "Camembert": lambda: unigram(transformers.XLMRobertaTokenizer),
     "DistilBert": wordpiece,
+    "MPNet": mpnet,
 }
 
 

@@ -10,9 +10,9 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 SHAPE = "hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "pooling"
 
 # The architectures of the kernel, as transformers begins their classes' names.
-ARCHITECTURES = "Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert"
+ARCHITECTURES = "Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert", "MPNet"
 # Those whose positions begin behind the padding's, which is 1.
-PADDED = "Roberta", "XLMRoberta", "Camembert"
+PADDED = "Roberta", "XLMRoberta", "Camembert", "MPNet"
 # What DistilBERT calls the parts of its configuration.
 _DISTILBERT = {
     "hidden_size": "dim",

@@ -23,6 +23,10 @@ static void gather_values(float *panels, const float *value, size_t stride, int 
             for (int i = 0; i < PANEL; i += LANES) store(panels + i, load(value + row * stride + column + i));
 }
 
+static void add_bias(float *scores, const float *bias, int length) {
+    for (int i = 0; i < length; i += LANES) store(scores + i, load(scores + i) + load(bias + i));
+}
+
 // The numerators of the softmax of a row of scores, e^(score - largest score), in place of the scores. Returns their
 // sum, the denominator.
 static float softmax_numerators(float *scores, int length) {
@@ -41,8 +45,8 @@ static float softmax_numerators(float *scores, int length) {
     return sum_of_lanes(total);
 }
 
-void attention(const float *query, const float *key, const float *value, size_t stride, float *context,
-               size_t context_stride, int length, int queries, int head_size, float *scratch) {
+void attention(const float *query, const float *key, const float *value, size_t stride, const float *bias,
+               float *context, size_t context_stride, int length, int queries, int head_size, float *scratch) {
     const int padded = whole_panels(length), height = even_split(queries, TILE_ROWS);
     float *keys = scratch, *values = keys + (size_t)padded * head_size, *scores = values + (size_t)padded * head_size;
     transpose_keys(keys, key, stride, length, head_size, 1.0f / __builtin_sqrtf(head_size));
@@ -53,7 +57,10 @@ void attention(const float *query, const float *key, const float *value, size_t 
             multiply(scores + first, padded, query + row * stride, stride, keys + (size_t)first * head_size, rows,
                      head_size, FETCH_NOTHING);
         float denominators[TILE_ROWS];
-        for (int i = 0; i < rows; i++) denominators[i] = softmax_numerators(scores + (size_t)i * padded, length);
+        for (int i = 0; i < rows; i++) {
+            if (bias) add_bias(scores + (size_t)i * padded, bias - (row + i), length);
+            denominators[i] = softmax_numerators(scores + (size_t)i * padded, length);
+        }
         for (int column = 0; column < head_size; column += PANEL) {
             float *to = context + row * context_stride + column;
             multiply(to, context_stride, scores, padded, values + (size_t)column * length, rows, length, FETCH_NOTHING);

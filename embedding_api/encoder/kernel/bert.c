@@ -89,13 +89,18 @@ static void embed(const struct bert *bert, const int32_t *ids, const int32_t *le
 static void attend(const struct bert *bert, const int32_t *lengths, int texts, int first_only,
                    const struct activations *a) {
     const int hidden = bert->hidden, head_size = hidden / bert->heads;
+    const size_t bias_stride = 2 * (size_t)bert->max_length - 1 + PANEL;
     const float *query = a->query_key_value;
     float *context = a->context;
     for (int text = 0; text < texts; text++) {
         const int queries = first_only ? 1 : lengths[text];
-        for (int column = 0; column < hidden; column += head_size)
-            attention(query + column, query + hidden + column, query + 2 * hidden + column, 3 * hidden,
+        for (int head = 0; head < bert->heads; head++) {
+            const int column = head * head_size;
+            const float *bias =
+                bert->attention_bias ? bert->attention_bias + head * bias_stride + bert->max_length - 1 : NULL;
+            attention(query + column, query + hidden + column, query + 2 * hidden + column, 3 * hidden, bias,
                       context + column, hidden, lengths[text], queries, head_size, a->attention_scratch);
+        }
         query += (size_t)lengths[text] * 3 * hidden;
         context += (size_t)queries * hidden;
     }

@@ -1,8 +1,9 @@
 // BERT (https://arxiv.org/abs/1810.04805) and its pooling, for texts one after the other without padding. RoBERTa,
-// XLM-RoBERTa and DistilBERT are the same with other numbers.
+// XLM-RoBERTa and DistilBERT are the same with other numbers, and so is MPNet (https://arxiv.org/abs/2004.09297) with a
+// bias of its own for the attention.
 //
 // The caller has checked every number: token ids are below the vocabulary's size, lengths are from 1 to the number of
-// positions behind the padding's, `hidden` is `heads` times a head size that is a multiple of PANEL, and scratch memory
+// positions behind the padding's and `max_length`, `hidden` is `heads` times a head size that is a multiple of PANEL, and scratch memory
 // is large enough.
 #pragma once
 
@@ -28,6 +29,7 @@ enum pooling {
 struct bert {
     int32_t hidden, heads, layers;
     int32_t padding;   // the id of the padding token, and its position, behind which those of a text begin; or -1
+    int32_t max_length;  // tokens of the longest text
     int32_t bfloat16;  // whether the weights of the products are bfloat16
     enum activation activation;  // of each layer's intermediate product
     enum pooling pooling;
@@ -35,6 +37,9 @@ struct bert {
     float epsilon;           // of the norms
     const float *words;      // [vocabulary][hidden]
     const float *positions;  // [positions][hidden], with the embedding of the only token type added, if there is one
+    // [heads][bias_stride(max_length)], added to the scores of each layer's attention, by how far the key is behind the
+    // query, from 1 - max_length to max_length - 1, and a panel of zeros. NULL where nothing is added.
+    const float *attention_bias;
     struct layer_norm embedding_norm;
     const struct layer *layer;  // [layers]
     struct linear dense;        // from the pooled row to the vector; `out` is 0 where the pooled row is the vector

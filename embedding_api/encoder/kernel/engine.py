@@ -89,7 +89,10 @@ class KernelEngine:
 
 def laid_out(weights, panel, bfloat16):
     """The arrays of a `BertWeights` as the kernel reads them, in the order of a `Bert`'s pointers."""
-    arrays = [weights.words, weights.positions, *weights.norm]
+    arrays = [weights.words, weights.positions]
+    if weights.attention_bias is not None:
+        arrays.append(np.pad(weights.attention_bias, [(0, 0), (0, panel)]))
+    arrays += weights.norm
     for layer in weights.layers:
         for weight, bias in layer.products:
             arrays += [_panels(weight, panel, bfloat16), _whole_panels(bias, panel)]
@@ -116,6 +119,7 @@ def _lay_out(weights, panel, bfloat16):
         heads=weights.heads,
         layers=len(weights.layers),
         padding=weights.padding,
+        max_length=weights.max_length,
         bfloat16=bfloat16,
         activation=weights.activation,
         pooling=weights.pooling,
@@ -123,6 +127,7 @@ def _lay_out(weights, panel, bfloat16):
         epsilon=weights.eps,
         words=next(addresses),
         positions=next(addresses),
+        attention_bias=None if weights.attention_bias is None else next(addresses),
         embedding_norm=norm(),
         layer=(Layer * len(weights.layers))(
             *(Layer(*(linear(weight) for weight, _ in layer.products), norm(), norm()) for layer in weights.layers)
