@@ -13,8 +13,8 @@
 #include "bert.h"
 
 struct header {
-    int32_t hidden, heads, layers, padding, max_length, has_bias, bfloat16, activation, pooling, dense_activation;
-    int32_t intermediate, dense, batches;  // `dense` is the columns of that product, or 0
+    int32_t hidden, heads, layers, padding, max_length, bfloat16, activation, pooling, dense_activation;
+    int32_t has_bias, intermediate, dense, batches;  // `dense` is the columns of that product, or 0
     float epsilon;
 };
 
@@ -69,10 +69,10 @@ static struct layer read_layer(const struct header *header) {
 }
 
 static struct bert read_bert(const struct header *header) {
-    struct bert bert = {.hidden = header->hidden, .heads = header->heads, .layers = header->layers, .padding = header->padding, .max_length = header->max_length,
-                        .bfloat16 = header->bfloat16, .activation = header->activation,
-                        .pooling = header->pooling, .dense_activation = header->dense_activation,
-                        .epsilon = header->epsilon};
+    struct bert bert = {.hidden = header->hidden, .heads = header->heads, .layers = header->layers,
+                        .padding = header->padding, .max_length = header->max_length, .bfloat16 = header->bfloat16,
+                        .activation = header->activation, .pooling = header->pooling,
+                        .dense_activation = header->dense_activation, .epsilon = header->epsilon};
     bert.words = read_array();
     bert.positions = read_array();
     if (header->has_bias) bert.attention_bias = read_array();

@@ -34,10 +34,10 @@ class Driver:
     def forward(self, weights, *batches, bfloat16=False):
         """The vectors of each batch of token id lists, one after the other in one run of the program."""
         panel = int(self._run(["panel"]))
-        header = [weights.words.shape[1], weights.heads, len(weights.layers), weights.padding]
-        header += [weights.max_length, weights.attention_bias is not None, bfloat16]
-        header += [weights.activation, weights.pooling, weights.dense_activation]
-        header += [len(weights.layers[0].up[0]), weights.dimension if weights.dense else 0, len(batches)]
+        header = [weights.words.shape[1], weights.heads, len(weights.layers), weights.padding, weights.max_length]
+        header += [bfloat16, weights.activation, weights.pooling, weights.dense_activation]
+        header += [weights.attention_bias is not None, len(weights.layers[0].up[0])]
+        header += [weights.dimension if weights.dense else 0, len(batches)]
         data = [np.array(header, np.int32), np.float32(weights.eps)]
         for array in laid_out(weights, panel, bfloat16):
             data += [np.int64(array.nbytes), array]

@@ -94,12 +94,20 @@ static void attend(const struct bert *bert, const int32_t *lengths, int texts, i
     float *context = a->context;
     for (int text = 0; text < texts; text++) {
         const int queries = first_only ? 1 : lengths[text];
-        for (int head = 0; head < bert->heads; head++) {
-            const int column = head * head_size;
-            const float *bias =
-                bert->attention_bias ? bert->attention_bias + head * bias_stride + bert->max_length - 1 : NULL;
-            attention(query + column, query + hidden + column, query + 2 * hidden + column, 3 * hidden, bias,
-                      context + column, hidden, lengths[text], queries, head_size, a->attention_scratch);
+        for (int i = 0; i < bert->heads; i++) {
+            const float *bias = bert->attention_bias;
+            if (bias) bias += i * bias_stride + bert->max_length - 1;
+            const struct head head = {.query = query + i * head_size,
+                                      .key = query + hidden + i * head_size,
+                                      .value = query + 2 * hidden + i * head_size,
+                                      .stride = 3 * hidden,
+                                      .bias = bias,
+                                      .context = context + i * head_size,
+                                      .context_stride = hidden,
+                                      .length = lengths[text],
+                                      .queries = queries,
+                                      .size = head_size};
+            attention(&head, a->attention_scratch);
         }
         query += (size_t)lengths[text] * 3 * hidden;
         context += (size_t)queries * hidden;

@@ -37,8 +37,8 @@ struct bert {
     float epsilon;           // of the norms
     const float *words;      // [vocabulary][hidden]
     const float *positions;  // [positions][hidden], with the embedding of the only token type added, if there is one
-    // [heads][bias_stride(max_length)], added to the scores of each layer's attention, by how far the key is behind the
-    // query, from 1 - max_length to max_length - 1, and a panel of zeros. NULL where nothing is added.
+    // [heads][2 * max_length - 1 + PANEL], added to the scores of each layer's attention, by how far the key is behind
+    // the query, from 1 - max_length on; the last PANEL are read, and of no effect. NULL where nothing is added.
     const float *attention_bias;
     struct layer_norm embedding_norm;
     const struct layer *layer;  // [layers]

@@ -39,9 +39,20 @@ def library(request):
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["float32", "bfloat16"])
-def engine(request, library):
+def bfloat16(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def engine(bfloat16, library):
     """A small model in every instruction set that this CPU has."""
-    return KernelEngine(library, bert_weights(small_bert()), request.param)
+    return KernelEngine(library, bert_weights(small_bert()), bfloat16)
+
+
+# The second has all of which a vector is made: a bias by distance, a pooling of all rows, and a product of them.
+@pytest.fixture(scope="module", params=[{}, {"architecture": "MPNet", "pooling": "mean", "dense": 50}], ids=str)
+def any_engine(request, bfloat16, library):
+    return KernelEngine(library, bert_weights(small_bert(**request.param)), bfloat16)
 
 
 @pytest.fixture(params=SHAPES, ids=str)
@@ -117,6 +128,32 @@ def test_every_length_of_a_long_model(library):
         assert np.abs(unit(vector) - unit(reference(model, [ids]))).max() <= 1e-5
 
 
+@pytest.mark.parametrize("architecture", ["XLMRoberta", "MPNet"])
+def test_texts_of_several_blocks_of_keys(library, architecture):
+    model = small_bert("mean", architecture, max_position_embeddings=1100)
+    batch = texts(513, 1, 543, 1024, 1025, 1100)
+    engine = KernelEngine(library, bert_weights(model))
+    vectors = engine.forward(batch)
+    assert np.abs(unit(vectors) - unit(reference(model, batch))).max() <= 1e-5
+    np.testing.assert_array_equal(vectors, np.concatenate([engine.forward([text]) for text in batch]))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_text_of_8192_tokens(library, pooling):
+    model = small_bert(pooling, "XLMRoberta", num_hidden_layers=2, max_position_embeddings=8192)
+    batch = texts(8192)
+    assert (
+        np.abs(unit(KernelEngine(library, bert_weights(model)).forward(batch)) - unit(reference(model, batch))).max()
+        <= 1e-5
+    )
+
+
+def test_memory_for_attention_is_bounded(library):
+    engine = KernelEngine(library, bert_weights(small_bert(max_position_embeddings=8192)))
+    short, long = (library.bert_scratch(engine._bert, 8192, longest) for longest in (512, 8192))
+    assert long - short == 2 * (8192 - 512)
+
+
 def test_the_real_model_has_the_vectors_of_sentence_transformers(library, encoder, sentence_transformer, documents):
     ids = encoder.tokenize(documents[::5]).ids
     ours = KernelEngine(library, bert_weights(sentence_transformer)).forward(ids)
@@ -133,16 +170,16 @@ def test_mean_pooling_in_a_real_model(queries):
 
 @settings(max_examples=50, deadline=None)
 @given(st.data())
-def test_a_vector_does_not_depend_on_its_company(engine, data):
+def test_a_vector_does_not_depend_on_its_company(any_engine, data):
     """Not in a single bit: alone, in any batch, at any place."""
     lengths = data.draw(st.lists(st.integers(1, 64), min_size=1, max_size=70))
     batch = texts(*lengths, seed=data.draw(st.integers(0, 5)))
     order = data.draw(st.permutations(range(len(batch))))
     cut = data.draw(st.integers(0, len(batch)))
-    together = engine.forward(batch)
-    np.testing.assert_array_equal(together, np.concatenate([engine.forward([text]) for text in batch]))
+    together = any_engine.forward(batch)
+    np.testing.assert_array_equal(together, np.concatenate([any_engine.forward([text]) for text in batch]))
     parts = order[:cut], order[cut:]
-    shuffled = np.concatenate([engine.forward([batch[index] for index in part]) for part in parts])
+    shuffled = np.concatenate([any_engine.forward([batch[index] for index in part]) for part in parts])
     np.testing.assert_array_equal(together[order], shuffled)
 
 
