@@ -28,13 +28,17 @@ class Encoder:
         dtype: what it computes in, "float32" or "bfloat16".
         max_length: the most tokens a text keeps, special tokens and query prompt included.
         query_prompt: what is put before a query; may be empty.
+        document_prompt: what is put before any other text; may be empty.
         revision: the model's commit on the Hub, or None for a directory.
         heartbeat: a function that long work on a request calls about every 20 ms. What it raises ends the work.
     """
 
-    def __init__(self, model_name, tokenizer, engine, query_prompt="", dtype="float32", revision=None):
+    def __init__(
+        self, model_name, tokenizer, engine, query_prompt="", document_prompt="", dtype="float32", revision=None
+    ):
         self.model_name = model_name
         self.query_prompt = query_prompt
+        self.document_prompt = document_prompt
         self.revision = revision
         self._tokenizer = tokenizer
         self.engine, self.instruction_set = engine.name, engine.instruction_set
