@@ -61,10 +61,16 @@ TOKENIZERS = {
 }
 
 
-def save(folder, architecture, pooling="mean", more=(), **changes):
-    """Save a small model in a folder, with more modules between pooling and normalisation; changes as in `backbone`."""
+def save(folder, architecture, pooling="mean", more=(), vocabulary=None, **changes):
+    """Save a small model in a folder; returns its directory.
+
+    Args:
+        more: modules between pooling and normalisation.
+        vocabulary: how many token ids the model has, if more than the tokenizer.
+        changes: as in `backbone`.
+    """
     tokenizer = TOKENIZERS[architecture]()
-    model = backbone(architecture, vocab_size=len(tokenizer), **changes)
+    model = backbone(architecture, vocab_size=vocabulary or len(tokenizer), **changes)
     parts = folder / "parts"
     model.save_pretrained(parts)
     tokenizer.save_pretrained(parts)

@@ -149,8 +149,9 @@ def _panels(weight, panel, bfloat16):
 
 
 def _whole_panels(array, panel):
-    """The array, with zeros added until its length is a multiple of a panel's."""
-    return np.pad(array, [(0, -len(array) % panel)] + [(0, 0)] * (array.ndim - 1))
+    """The array, with zeros added until its length is a multiple of a panel's. Not copied if it is one already."""
+    missing = -len(array) % panel
+    return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) if missing else array
 
 
 def _bfloat16(array):
