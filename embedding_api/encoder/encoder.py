@@ -26,7 +26,7 @@ class Encoder:
         instruction_set: what the kernel is compiled for, such as "avx2"; None for the reference.
         micro_batch_tokens: the most tokens of a forward pass, unless one text has more.
         dtype: what it computes in, "float32" or "bfloat16".
-        max_length: the most tokens a text keeps, special tokens and query prompt included.
+        max_length: the most tokens a text keeps, special tokens and prompt included.
         query_prompt: what is put before a query; may be empty.
         document_prompt: what is put before any other text; may be empty.
         revision: the model's commit on the Hub, or None for a directory.
@@ -94,7 +94,7 @@ class Encoder:
         return True
 
     def tokenize(self, texts, *, is_query=False, max_tokens=None, whole=False):
-        """Texts to a `TokenizedTexts`, each with the query prompt before it if they are queries.
+        """Texts to a `TokenizedTexts`, each with the prompt for queries or for documents before it.
 
         Args:
             max_tokens: the most tokens of all texts together; None for no limit.
@@ -103,8 +103,9 @@ class Encoder:
         Raises:
             TooManyTokens: the texts have more than `max_tokens` tokens together.
         """
-        if is_query and self.query_prompt:
-            texts = [self.query_prompt + text for text in texts]
+        prompt = self.query_prompt if is_query else self.document_prompt
+        if prompt:
+            texts = [prompt + text for text in texts]
         return self._tokenizer(texts, max_tokens, self.heartbeat, whole)
 
     def encode(self, ids, *, normalize=True):
