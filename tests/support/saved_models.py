@@ -50,7 +50,7 @@ def unigram(kind):
     return kind(vocab=[tuple(piece) for piece in model["vocab"]])
 
 
-# By architecture, as `ARCHITECTURES` in small_bert.py.
+# By architecture, as transformers begins the names of its classes.
 TOKENIZERS = {
     "Bert": wordpiece,
     "Roberta": byte_level_bpe,
@@ -58,6 +58,7 @@ TOKENIZERS = {
     "Camembert": lambda: unigram(transformers.XLMRobertaTokenizer),
     "DistilBert": wordpiece,
     "MPNet": mpnet,
+    "Electra": wordpiece,
 }
 
 
@@ -70,6 +71,8 @@ def save(folder, architecture, pooling="mean", more=(), vocabulary=None, **chang
         changes: as in `backbone`.
     """
     tokenizer = TOKENIZERS[architecture]()
+    # Where positions begin behind the padding's, the configuration says more.
+    tokenizer.model_max_length = changes.get("max_position_embeddings", 64)
     model = backbone(architecture, vocab_size=vocabulary or len(tokenizer), **changes)
     parts = folder / "parts"
     model.save_pretrained(parts)
