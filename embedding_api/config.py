@@ -20,14 +20,15 @@ MOST_WAITING = 1024
 class Settings:
     """The service's settings; the README's table says what each is for.
 
-    `model`, `model_name`, `query_prompt` and `revision` are None where the environment does not set them; an empty
-    `query_prompt` means that there is none.
+    `model`, `model_name`, `query_prompt`, `document_prompt` and `revision` are None where the environment does not set
+    them; an empty prompt means that there is none.
     """
 
     model: str | None = None
     revision: str | None = None
     model_name: str | None = None
     query_prompt: str | None = None
+    document_prompt: str | None = None
     engine: str = "auto"
     dtype: str = "float32"
     accept_models: str = "any"
@@ -60,6 +61,7 @@ class Settings:
             revision=env.str("EMBEDDING_REVISION", "") or None,
             model_name=env.str("EMBEDDING_MODEL_NAME", "") or None,
             query_prompt=env.str("EMBEDDING_QUERY_PROMPT", None),
+            document_prompt=env.str("EMBEDDING_DOCUMENT_PROMPT", None),
             engine=_one_of(env, "EMBEDDING_ENGINE", "auto", "reference"),
             dtype=_one_of(env, "EMBEDDING_DTYPE", "float32", "bfloat16"),
             accept_models=_one_of(env, "EMBEDDING_ACCEPT_MODELS", "any", "served"),

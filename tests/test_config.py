@@ -16,7 +16,8 @@ NAMES = sorted(set(re.findall(r'"((?:EMBEDDING_\w+)|BIND|PORT|WEB_CONCURRENCY)"'
 
 def test_defaults():
     settings = Settings.from_env()
-    assert (settings.model, settings.revision, settings.model_name, settings.query_prompt) == (None,) * 4
+    assert (settings.model, settings.revision, settings.model_name) == (None,) * 3
+    assert (settings.query_prompt, settings.document_prompt) == (None, None)
     assert (settings.max_texts, settings.max_body_bytes, settings.max_tokens) == (2048, 8388608, 524288)
     assert settings.bind == "127.0.0.1:7860"
     assert settings.accept_models == "any"
@@ -42,7 +43,7 @@ def test_an_empty_value_is_the_default_but_an_empty_prompt_is_none(monkeypatch):
     expected = Settings.from_env()
     for name in NAMES:
         monkeypatch.setenv(name, "")
-    assert Settings.from_env() == replace(expected, query_prompt="")
+    assert Settings.from_env() == replace(expected, query_prompt="", document_prompt="")
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:65536", "127.0.0.1:port", ":80", "unix:", "a b", "http://localhost:80"])

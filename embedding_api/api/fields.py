@@ -143,21 +143,24 @@ class IsQuery(fields.Field):
 
 
 class PromptName(fields.Field):
-    """The name of one of the model's prompts: loaded as True for the query prompt, or None for null."""
+    """The name of one of the model's prompts: loaded as whether it is the one for queries, or None for null."""
 
     def openapi(self):
         return {"enum": [*_prompts(), None]}
 
     def _deserialize(self, value, attr, data, **kwargs):
-        if value not in _prompts():
-            names = ", ".join(_prompts())
-            there = f"Those it has: {names}." if names else "It has none: leave the field out."
+        prompts = _prompts()
+        if not isinstance(value, str) or value not in prompts:
+            there = f"Those it has: {', '.join(prompts)}." if prompts else "It has none: leave the field out."
             raise ValidationError(f"The model has no prompt of this name. {there}")
-        return True
+        return prompts[value]
 
 
 def _prompts():
-    return ["query"] if current_app.extensions["encoder"].query_prompt else []
+    """By the name of each prompt that the model has, whether it is the one for queries."""
+    encoder = current_app.extensions["encoder"]
+    prompts = {"query": encoder.query_prompt, "document": encoder.document_prompt}
+    return {name: name == "query" for name, prompt in prompts.items() if prompt}
 
 
 class Ignored(fields.Raw):

@@ -19,6 +19,7 @@ def info():
         "revision": encoder.revision,
         "max_length": encoder.max_length,
         "query_prompt": encoder.query_prompt,
+        "document_prompt": encoder.document_prompt,
         "workers": settings.workers,
         "limits": {
             "texts": settings.max_texts,

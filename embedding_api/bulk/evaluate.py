@@ -64,7 +64,7 @@ def evaluate(folder, split, compare, ignore_identical_ids, as_json, workers):
 def _other(settings, compare):
     if compare in _DTYPES:
         return replace(settings, dtype=compare)
-    return replace(settings, model=compare, revision=None, model_name=None, query_prompt=None)
+    return replace(settings, model=compare, revision=None, model_name=None, query_prompt=None, document_prompt=None)
 
 
 def _measure(collection, settings, workers, ignore_identical_ids):

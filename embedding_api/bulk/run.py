@@ -31,7 +31,7 @@ def description(encoder, directory, *, column, is_query, normalize, dtype):
         "engine": encoder.engine,
         "computed in": encoder.dtype,
         "column": column,
-        "prompt": encoder.query_prompt if is_query else "",
+        "prompt": encoder.query_prompt if is_query else encoder.document_prompt,
         "normalize": normalize,
         "dtype": dtype,
     }

@@ -29,8 +29,9 @@ class Encoder:
         instruction_set: what the kernel is compiled for, such as "avx2"; None for the reference.
         micro_batch_tokens: the most tokens of a forward pass, unless one text has more.
         dtype: what it computes in, "float32" or "bfloat16".
-        max_length: the most tokens a text keeps, special tokens and query prompt included.
+        max_length: the most tokens a text keeps, special tokens and prompt included.
         query_prompt: what is put before a query; may be empty.
+        document_prompt: what is put before any other text; may be empty.
         revision: the model's commit on the Hub, or None for a directory.
         heartbeat: a function that long work on a request calls about every 20 ms. What it raises ends the work.
     """
@@ -41,11 +42,13 @@ class Encoder:
         tokenizer: Tokenizer,
         engine: Engine,
         query_prompt: str = "",
+        document_prompt: str = "",
         dtype: str = "float32",
         revision: str | None = None,
     ) -> None:
         self.model_name = model_name
         self.query_prompt = query_prompt
+        self.document_prompt = document_prompt
         self.revision = revision
         self._tokenizer = tokenizer
         self.engine, self.instruction_set = engine.name, engine.instruction_set
@@ -53,7 +56,9 @@ class Encoder:
         self._engine = engine
         self.micro_batch_tokens = engine.micro_batch_tokens
         self.max_length = tokenizer.max_length
-        self._prompt_length = len(tokenizer([query_prompt]).ids[0])
+        # Tokens of each prompt alone, by whether it is the one for queries.
+        document, query = tokenizer([document_prompt, query_prompt]).ids
+        self._prompt_lengths = {False: len(document), True: len(query)}
         self._self_test_ids = tokenizer([SELF_TEST]).ids
         self._self_test_vector = engine.forward(self._self_test_ids)
         self._self_test_passed: float | None = None
@@ -109,7 +114,7 @@ class Encoder:
     def tokenize(
         self, texts: Sequence[str], *, is_query: bool = False, max_tokens: int | None = None, whole: bool = False
     ) -> TokenizedTexts:
-        """Texts to a `TokenizedTexts`, each with the query prompt before it if they are queries.
+        """Texts to a `TokenizedTexts`, each with the prompt for queries or for documents before it.
 
         Args:
             max_tokens: the most tokens of all texts together; None for no limit.
@@ -118,11 +123,12 @@ class Encoder:
         Raises:
             TooManyTokens: the texts have more than `max_tokens` tokens together.
         """
-        prompt = self.query_prompt if is_query else ""
+        prompt = self.query_prompt if is_query else self.document_prompt
         tokens = self._tokenizer([prompt + text for text in texts], max_tokens, self.heartbeat, whole)
         if prompt:
             # A blank text adds no token to the prompt. Where another adds none, its letters have joined the prompt's.
-            short = [index for index, ids in enumerate(tokens.ids) if len(ids) <= self._prompt_length < self.max_length]
+            alone = self._prompt_lengths[is_query]
+            short = [index for index, ids in enumerate(tokens.ids) if len(ids) <= alone < self.max_length]
             blank = self._tokenizer([texts[index] for index in short]).blank
             tokens.blank.extend(short[index] for index in blank)
         return tokens

@@ -7,7 +7,14 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from embedding_api.encoder.model_files import find_model, missing_file, model_name, query_prompt, revision
+from embedding_api.encoder.model_files import (
+    document_prompt,
+    find_model,
+    missing_file,
+    model_name,
+    query_prompt,
+    revision,
+)
 from embedding_api.errors import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -68,13 +75,13 @@ def _load(settings, directory):
 
     info, engine = _info_and_engine(settings, directory)
     tokenizer = Tokenizer(Backend.from_str(info.tokenizer), info.max_length)
-    prompt = query_prompt(settings, directory, info.prompts)
+    prompts = [find(settings, directory, info.prompts) for find in (query_prompt, document_prompt)]
     if settings.dtype == "bfloat16" and "avx512_bf16" not in library.usable_instruction_sets():
         _log.warning(
             "EMBEDDING_DTYPE=bfloat16 is slower than float32 on this CPU, but for single short texts, and less exact:"
             " the CPU does not multiply in bfloat16"
         )
-    return Encoder(model_name(settings), tokenizer, engine, prompt, settings.dtype, revision(directory))
+    return Encoder(model_name(settings), tokenizer, engine, *prompts, settings.dtype, revision(directory))
 
 
 def _info_and_engine(settings, directory):

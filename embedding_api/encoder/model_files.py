@@ -16,6 +16,11 @@ DEFAULT_REVISION = "5c38ec7c405ec4b44b94cc5a9bb96e735b38267a"
 # https://huggingface.co/BAAI/bge-small-en-v1.5#using-huggingface-transformers
 BGE_QUERY_PROMPT = "Represent this sentence for searching relevant passages: "
 _BGE = re.compile(r"bge-(small|base|large)-en(-v1\.5)?\b")
+# https://huggingface.co/intfloat/multilingual-e5-small#faq; the instruct models have other prompts.
+E5_QUERY_PROMPT, E5_DOCUMENT_PROMPT = "query: ", "passage: "
+_E5 = re.compile(r"(?<![A-Za-z0-9])e5-(small|base|large)(-v2|-unsupervised)?(?![\w-])")
+# The names of a prompt for documents, as sentence-transformers looks for them.
+_DOCUMENT = "document", "passage", "corpus"
 # Repositories also hold the weights as .bin and ONNX; the safetensors and the small files are all that is needed.
 _NEEDED = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/*.safetensors"]
 _NOT_NEEDED = ["onnx/*", "openvino/*"]
@@ -92,14 +97,28 @@ def revision(directory):
 
 
 def query_prompt(settings, directory, prompts):
-    """What is put before a query: the setting, or the model's own prompt "query", or BGE's instruction for a BGE."""
+    """What is put before a query: the setting, or the model's own prompt "query", or that of a BGE or an E5."""
     if settings.query_prompt is not None:
         return settings.query_prompt
-    if prompts.get("query"):
-        return prompts["query"]
+    return prompts.get("query") or _prompts_by_name(settings, directory)[0]
+
+
+def document_prompt(settings, directory, prompts):
+    """What is put before any other text: the setting, or the model's own prompt for documents, or that of an E5."""
+    if settings.document_prompt is not None:
+        return settings.document_prompt
+    own = next(filter(None, map(prompts.get, _DOCUMENT)), None)
+    return own or _prompts_by_name(settings, directory)[1]
+
+
+def _prompts_by_name(settings, directory):
+    """The prompts for queries and for documents of models that do not ship theirs."""
     # config.json names the model's origin, so that a BGE is known in a directory of any name.
     origin = json.loads((directory / "config.json").read_text()).get("_name_or_path", "")
-    return BGE_QUERY_PROMPT if _BGE.search(f"{model_name(settings)} {origin}") else ""
+    names = f"{model_name(settings)} {origin}"
+    if _BGE.search(names):
+        return BGE_QUERY_PROMPT, ""
+    return (E5_QUERY_PROMPT, E5_DOCUMENT_PROMPT) if _E5.search(names) else ("", "")
 
 
 def _is_directory(model):

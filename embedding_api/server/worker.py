@@ -250,7 +250,7 @@ class Worker(SyncWorker):
             self.alive = False
 
     def _spread_load(self, tasks):
-        """Close a quarter of a pass's connections if another worker is idle: their clients connect again, and it accepts.
+        """Close a quarter of a pass's connections if another worker is idle, which accepts when their clients return.
 
         With half of them the other worker soon has more than this one, and the connections move to and fro.
         """

@@ -100,7 +100,7 @@ def test_a_text_of_which_no_token_is_left_is_blank(client, blank, is_query):
 def test_a_query_whose_letters_join_the_prompts_last_word_is_not_blank(settings):
     encoder = tiny_encoder()
     encoder.query_prompt = "🦀"
-    encoder._prompt_length = len(encoder.tokenize(["🦀"]).ids[0])
+    encoder._prompt_lengths[True] = len(encoder.tokenize(["🦀"]).ids[0])
     client = create_app(settings, encoder).test_client()
     # "🦀b" is one unknown word, as "🦀" is.
     assert embed(client, "b", is_query=True).status_code == 200

@@ -10,7 +10,8 @@ def test_health_names_the_model(client):
 
 def test_info_has_the_models_properties_and_the_limits(client):
     info = client.get("/info").json
-    assert (info["model"], info["dimension"], info["max_length"], info["query_prompt"]) == ("tiny", 8, 16, "q: ")
+    assert (info["model"], info["dimension"], info["max_length"]) == ("tiny", 8, 16)
+    assert (info["query_prompt"], info["document_prompt"]) == ("q: ", "")
     limits = {"texts": 10, "tokens": 100, "body_bytes": 10_000, "waiting": 128, "client_timeout": 10}
     assert info["limits"] == limits
     assert info["version"] == __version__

@@ -7,8 +7,9 @@ import pytest
 
 from embedding_api.encoder.compute_threads import ComputeThreads
 from embedding_api.encoder.encoder import _micro_batches
+from embedding_api.encoder.tokenizer import Tokenizer
 from tests.support.server import ROOT
-from tests.support.tiny import TinyEngine, tiny_encoder
+from tests.support.tiny import TinyEngine, tiny_backend, tiny_encoder
 
 
 def test_vectors_equal_sentence_transformers(encoder, document_vectors, documents):
@@ -35,6 +36,15 @@ def test_known_numbers(encoder):
 @pytest.mark.bge
 def test_bge_gets_its_own_query_prompt(encoder):
     assert encoder.query_prompt == "Represent this sentence for searching relevant passages: "
+    assert encoder.document_prompt == ""
+
+
+def test_queries_and_documents_get_their_prompts():
+    encoder = tiny_encoder()
+    encoder.document_prompt = "d: "
+    plain = Tokenizer(tiny_backend(), 16)
+    for is_query, text in ((True, "q: abc"), (False, "d: abc")):
+        assert encoder.tokenize(["abc"], is_query=is_query).ids[0].tolist() == plain([text]).ids[0].tolist()
 
 
 @pytest.mark.parametrize("pads", [True, False])

@@ -11,6 +11,7 @@ from embedding_api.encoder.model_files import (
     BGE_QUERY_PROMPT,
     DEFAULT_REVISION,
     HubUnreachable,
+    document_prompt,
     find_model,
     missing_file,
     model_name,
@@ -217,8 +218,30 @@ def test_model_name(settings, name):
         (Settings(model="owner/name", query_prompt="mine: "), "", {"query": "query: "}, "mine: "),
         (Settings(query_prompt=""), "", {}, ""),
         (Settings(model="BAAI/bge-small-zh-v1.5"), "", {}, ""),
+        (Settings(model="intfloat/multilingual-e5-small"), "", {}, "query: "),
     ],
 )
 def test_query_prompt(tmp_path, settings, origin, prompts, prompt):
     write_model(tmp_path, origin)
     assert query_prompt(settings, tmp_path, prompts) == prompt
+
+
+@pytest.mark.parametrize(
+    ("settings", "origin", "prompts", "prompt"),
+    [
+        (Settings(), "", {"query": "q: "}, ""),
+        (Settings(model="owner/name"), "", {}, ""),
+        (Settings(model="owner/name"), "", {"document": "d: ", "passage": "p: "}, "d: "),
+        (Settings(model="owner/name"), "", {"query": "q: ", "document": "", "passage": "p: "}, "p: "),
+        (Settings(model="owner/name", document_prompt="mine: "), "", {"document": "d: "}, "mine: "),
+        (Settings(model="intfloat/e5-base-v2"), "", {}, "passage: "),
+        (Settings(model="intfloat/multilingual-e5-large"), "", {}, "passage: "),
+        (Settings(model="/model"), "/root/.cache/intfloat_e5-small/", {}, "passage: "),
+        (Settings(model="intfloat/e5-base-v2", document_prompt=""), "", {}, ""),
+        (Settings(model="intfloat/multilingual-e5-large-instruct"), "", {}, ""),
+        (Settings(model="owner/name5-base"), "", {}, ""),
+    ],
+)
+def test_document_prompt(tmp_path, settings, origin, prompts, prompt):
+    write_model(tmp_path, origin)
+    assert document_prompt(settings, tmp_path, prompts) == prompt

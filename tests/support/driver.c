@@ -13,7 +13,8 @@
 #include "bert.h"
 
 struct header {
-    int32_t hidden, heads, layers, bfloat16, mean_pooling, intermediate, batches;
+    int32_t hidden, heads, layers, padding, max_length, bfloat16, activation, pooling, dense_activation;
+    int32_t has_bias, intermediate, dense, batches;  // `dense` is the columns of that product, or 0
     float epsilon;
 };
 
@@ -69,13 +70,17 @@ static struct layer read_layer(const struct header *header) {
 
 static struct bert read_bert(const struct header *header) {
     struct bert bert = {.hidden = header->hidden, .heads = header->heads, .layers = header->layers,
-                        .bfloat16 = header->bfloat16, .mean_pooling = header->mean_pooling, .epsilon = header->epsilon};
+                        .padding = header->padding, .max_length = header->max_length, .bfloat16 = header->bfloat16,
+                        .activation = header->activation, .pooling = header->pooling,
+                        .dense_activation = header->dense_activation, .epsilon = header->epsilon};
     bert.words = read_array();
     bert.positions = read_array();
+    if (header->has_bias) bert.attention_bias = read_array();
     bert.embedding_norm = read_norm();
     struct layer *layers = allocate(header->layers * sizeof *layers);
     for (int i = 0; i < header->layers; i++) layers[i] = read_layer(header);
     bert.layer = layers;
+    if (header->dense) bert.dense = read_linear(header->hidden, header->dense);
     return bert;
 }
 
@@ -88,7 +93,7 @@ static void run_batch(const struct bert *bert) {
     }
     int32_t *ids = read_bytes(tokens * sizeof *ids);
     float *scratch = allocate(bert_scratch(bert, tokens, longest) * sizeof *scratch);
-    const size_t floats = (size_t)texts * bert->hidden;
+    const size_t floats = (size_t)texts * whole_panels(bert->dense.out ? bert->dense.out : bert->hidden);
     float *vectors = allocate(floats * sizeof *vectors);
     bert_forward(bert, ids, lengths, texts, scratch, vectors);
     if (fwrite(vectors, sizeof *vectors, floats, stdout) != floats) exit(EXIT_FAILURE);

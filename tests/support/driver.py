@@ -34,9 +34,11 @@ class Driver:
     def forward(self, weights, *batches, bfloat16=False):
         """The vectors of each batch of token id lists, one after the other in one run of the program."""
         panel = int(self._run(["panel"]))
-        hidden, intermediate = weights.words.shape[1], len(weights.layers[0].up[0])
-        sizes = hidden, weights.heads, len(weights.layers), bfloat16, weights.mean, intermediate, len(batches)
-        data = [np.array(sizes, np.int32), np.float32(weights.eps)]
+        header = [weights.words.shape[1], weights.heads, len(weights.layers), weights.padding, weights.max_length]
+        header += [bfloat16, weights.activation, weights.pooling, weights.dense_activation]
+        header += [weights.attention_bias is not None, len(weights.layers[0].up[0])]
+        header += [weights.dimension if weights.dense else 0, len(batches)]
+        data = [np.array(header, np.int32), np.float32(weights.eps)]
         for array in laid_out(weights, panel, bfloat16):
             data += [np.int64(array.nbytes), array]
         for batch in batches:
@@ -44,7 +46,7 @@ class Driver:
             data += [np.array(ids, np.int32) for ids in batch]
         vectors = np.frombuffer(self._run([], b"".join(part.tobytes() for part in data)), np.float32)
         ends = list(accumulate(map(len, batches)))
-        return np.split(vectors.reshape(-1, hidden), ends[:-1])
+        return np.split(vectors.reshape(ends[-1], -1)[:, : weights.dimension], ends[:-1])
 
     def _run(self, arguments, data=b""):
         # The kernel allocates nothing, and the driver keeps the model until it exits: there is no leak to look for.

@@ -3,11 +3,22 @@
 
 #include "vector.h"
 
-// Floats of scratch memory for texts of at most `length` tokens: a head's keys and values in panels, a tile's scores.
-size_t attention_scratch(int head_size, int length);
+// One head of one text, and where to put its context.
+struct head {
+    const float *query, *key, *value;  // [length][size], rows of `stride` floats
+    size_t stride;
+    const float *bias;  // bias[k - q] is added to the score of query q and key k; or NULL
+    float *context;     // [queries][size], rows of `context_stride` floats
+    size_t context_stride;
+    int length;   // tokens of the text
+    int queries;  // how many of them attend, from the first one on
+    int size;     // a multiple of PANEL
+};
 
-// One head of one text: context[queries][head_size] = softmax(query x key^T / sqrt(head_size)) x value for the text's
-// first `queries` tokens. Query, key and value are rows of `stride` floats, those of the context of `context_stride`.
-// head_size is a multiple of PANEL.
-void attention(const float *query, const float *key, const float *value, size_t stride, float *context,
-               size_t context_stride, int length, int queries, int head_size, float *scratch);
+// Floats of scratch memory for texts of at most `length` tokens: a block of keys and values in panels, a tile's scores,
+// and two numbers for each query.
+size_t attention_scratch(int size, int length);
+
+// context = softmax(query x key^T / sqrt(size) + bias) x value. The bias is read from 1 - queries up to the length,
+// rounded up to whole panels.
+void attention(const struct head *head, float *scratch);

@@ -20,9 +20,7 @@ struct activations {
     uint16_t *rounded;       // [CHUNK_ROWS][hidden or intermediate], where the CPU multiplies in bfloat16
 };
 
-static size_t intermediate_stride(const struct bert *bert) {
-    return (bert->layer->intermediate.out + PANEL - 1) / PANEL * PANEL;
-}
+static size_t intermediate_stride(const struct bert *bert) { return whole_panels(bert->layer->intermediate.out); }
 
 static int min_int(int a, int b) { return a < b ? a : b; }
 
@@ -73,26 +71,44 @@ static void layer_norm(const struct layer_norm *norm, float epsilon, const float
 
 static void embed(const struct bert *bert, const int32_t *ids, const int32_t *lengths, int texts, float *rows) {
     const int hidden = bert->hidden;
-    for (int text = 0; text < texts; text++)
-        for (int position = 0; position < lengths[text]; position++, ids++, rows += hidden) {
+    for (int text = 0; text < texts; text++) {
+        int position = bert->padding;
+        for (int token = 0; token < lengths[text]; token++, ids++, rows += hidden) {
+            // Padding tokens inside a text, where a user wrote them, keep their own position and are not counted.
+            const int is_padding = *ids == bert->padding;
+            position += !is_padding;
             const float *word_row = bert->words + (size_t)*ids * hidden;
-            const float *position_row = bert->positions + (size_t)position * hidden;
+            const float *position_row = bert->positions + (size_t)(is_padding ? bert->padding : position) * hidden;
             for (int i = 0; i < hidden; i += LANES) store(rows + i, load(word_row + i) + load(position_row + i));
             layer_norm(&bert->embedding_norm, bert->epsilon, rows, rows, 1, hidden);
         }
+    }
 }
 
 // context[tokens][hidden], or with `first_only` context[texts][hidden] of the first token of each text.
 static void attend(const struct bert *bert, const int32_t *lengths, int texts, int first_only,
                    const struct activations *a) {
     const int hidden = bert->hidden, head_size = hidden / bert->heads;
+    const size_t bias_stride = 2 * (size_t)bert->max_length - 1 + PANEL;
     const float *query = a->query_key_value;
     float *context = a->context;
     for (int text = 0; text < texts; text++) {
         const int queries = first_only ? 1 : lengths[text];
-        for (int column = 0; column < hidden; column += head_size)
-            attention(query + column, query + hidden + column, query + 2 * hidden + column, 3 * hidden,
-                      context + column, hidden, lengths[text], queries, head_size, a->attention_scratch);
+        for (int i = 0; i < bert->heads; i++) {
+            const float *bias = bert->attention_bias;
+            if (bias) bias += i * bias_stride + bert->max_length - 1;
+            const struct head head = {.query = query + i * head_size,
+                                      .key = query + hidden + i * head_size,
+                                      .value = query + 2 * hidden + i * head_size,
+                                      .stride = 3 * hidden,
+                                      .bias = bias,
+                                      .context = context + i * head_size,
+                                      .context_stride = hidden,
+                                      .length = lengths[text],
+                                      .queries = queries,
+                                      .size = head_size};
+            attention(&head, a->attention_scratch);
+        }
         query += (size_t)lengths[text] * 3 * hidden;
         context += (size_t)queries * hidden;
     }
@@ -104,12 +120,12 @@ static void after_attention(const struct bert *bert, const struct layer *layer, 
                          int count, const struct activations *a) {
     const int hidden = bert->hidden;
     const size_t stride = intermediate_stride(bert);
-    product(&layer->attention_output, bert->bfloat16, THEN_ADD_RESIDUAL, context, hidden, a->sums, hidden, rows,
+    product(&layer->attention_output, bert->bfloat16, ACTIVATION_NONE, context, hidden, a->sums, hidden, rows,
             count, a->rounded);
     layer_norm(&layer->attention_norm, bert->epsilon, a->sums, rows, count, hidden);
-    product(&layer->intermediate, bert->bfloat16, THEN_GELU, rows, hidden, a->intermediate, stride, NULL, count,
+    product(&layer->intermediate, bert->bfloat16, bert->activation, rows, hidden, a->intermediate, stride, NULL, count,
             a->rounded);
-    product(&layer->output, bert->bfloat16, THEN_ADD_RESIDUAL, a->intermediate, stride, a->sums, hidden, rows, count,
+    product(&layer->output, bert->bfloat16, ACTIVATION_NONE, a->intermediate, stride, a->sums, hidden, rows, count,
             a->rounded);
     layer_norm(&layer->output_norm, bert->epsilon, a->sums, rows, count, hidden);
 }
@@ -119,7 +135,7 @@ static void run_layer(const struct bert *bert, const struct layer *layer, const 
     const size_t hidden = bert->hidden;
     int height = even_split(tokens, CHUNK_ROWS);
     for (int row = 0; row < tokens; row += height)
-        product(&layer->query_key_value, bert->bfloat16, THEN_NOTHING, a->rows + row * hidden, hidden,
+        product(&layer->query_key_value, bert->bfloat16, ACTIVATION_NONE, a->rows + row * hidden, hidden,
                 a->query_key_value + row * 3 * hidden, 3 * hidden, NULL, min_int(height, tokens - row), a->rounded);
     attend(bert, lengths, texts, first_only, a);
     if (first_only) {
@@ -135,18 +151,33 @@ static void run_layer(const struct bert *bert, const struct layer *layer, const 
                         a);
 }
 
-// The vector of each text: the mean of its rows, or its [CLS] row. For [CLS] the last layer has left one row a text.
-static void pool(const struct bert *bert, const int32_t *lengths, int texts, const float *rows, float *vectors) {
+// pooled[texts][hidden]. For the first row the last layer has left one row a text.
+static void pool(const struct bert *bert, const int32_t *lengths, int texts, const float *rows, float *pooled) {
     const int hidden = bert->hidden;
-    for (int text = 0; text < texts; text++, vectors += hidden) {
-        const int count = bert->mean_pooling ? lengths[text] : 1;
+    for (int text = 0; text < texts; text++, pooled += hidden) {
+        const int count = bert->pooling == POOLING_FIRST ? 1 : lengths[text];
+        const float divisor = bert->pooling == POOLING_MEAN        ? (float)count
+                              : bert->pooling == POOLING_MEAN_SQRT ? __builtin_sqrtf(count)
+                                                                   : 1.0f;
         for (int i = 0; i < hidden; i += LANES) {
             vec total = load(rows + i);
-            for (int row = 1; row < count; row++) total += load(rows + (size_t)row * hidden + i);
-            store(vectors + i, total / (float)count);
+            for (int row = 1; row < count; row++) {
+                const vec value = load(rows + (size_t)row * hidden + i);
+                total = bert->pooling == POOLING_MAX ? max_lanes(total, value) : total + value;
+            }
+            store(pooled + i, total / divisor);
         }
         rows += (size_t)count * hidden;
     }
+}
+
+// From pooled rows to vectors.
+static void project(const struct bert *bert, const float *pooled, int texts, float *vectors, uint16_t *rounded) {
+    const size_t hidden = bert->hidden, stride = whole_panels(bert->dense.out);
+    const int height = even_split(texts, CHUNK_ROWS);
+    for (int row = 0; row < texts; row += height)
+        product(&bert->dense, bert->bfloat16, bert->dense_activation, pooled + row * hidden, hidden,
+                vectors + row * stride, stride, NULL, min_int(height, texts - row), rounded);
 }
 
 void bert_forward(const struct bert *bert, const int32_t *ids, const int32_t *lengths, int32_t texts, float *scratch,
@@ -156,8 +187,11 @@ void bert_forward(const struct bert *bert, const int32_t *ids, const int32_t *le
     const struct activations a = divide_scratch(bert, scratch, tokens);
     embed(bert, ids, lengths, texts, a.rows);
     for (int i = 0; i < bert->layers; i++) {
-        const int first_only = i == bert->layers - 1 && !bert->mean_pooling;
+        const int first_only = i == bert->layers - 1 && bert->pooling == POOLING_FIRST;
         run_layer(bert, &bert->layer[i], lengths, texts, tokens, first_only, &a);
     }
-    pool(bert, lengths, texts, a.rows, vectors);
+    const int has_dense = bert->dense.out > 0;
+    float *pooled = has_dense ? a.context : vectors;
+    pool(bert, lengths, texts, a.rows, pooled);
+    if (has_dense) project(bert, pooled, texts, vectors, a.rounded);
 }

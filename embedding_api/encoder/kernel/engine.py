@@ -1,4 +1,4 @@
-"""BERT's forward pass in the kernel: its weights laid out once, its calls checked."""
+"""The forward pass of BERT and its like in the kernel: its weights laid out once, its calls checked."""
 
 import contextlib
 import mmap
@@ -16,7 +16,7 @@ MOST_TOKENS = 1 << 20
 
 
 class KernelEngine:
-    """BERT and its pooling, without a final L2 normalisation.
+    """A model and its pooling, without a final L2 normalisation.
 
     Args:
         library: from `load_library`; the engine has its attribute `instruction_set`.
@@ -32,11 +32,13 @@ class KernelEngine:
     def __init__(self, library, weights, bfloat16=False):
         self.instruction_set = library.instruction_set
         self._library = library
-        self._vocabulary, self._width = weights.words.shape
-        self._positions = len(weights.positions)
+        self._vocabulary, self._dimension = len(weights.words), weights.dimension
+        self._max_length = weights.max_length
         # Scratch memory that no thread uses at the moment.
         self._scratch = []
-        self._bert, self._block = _lay_out(weights, library.bert_panel(), bfloat16)
+        panel = library.bert_panel()
+        self._stride = self._dimension + -self._dimension % panel
+        self._bert, self._block = _lay_out(weights, panel, bfloat16)
 
     def forward(self, batch):
         """The vectors of a batch of texts, as a float32 array of shape (len(batch), dimension).
@@ -45,16 +47,16 @@ class KernelEngine:
         A text's vector has the same bits in any batch. Any number of threads may call it at once.
 
         Raises:
-            ValueError: a text has no tokens, or more than there are positions, or one that is not in the vocabulary; or
-                the batch has more than MOST_TOKENS.
+            ValueError: a text has no tokens, or more than the model reads, or one that is not in the vocabulary; or the
+                batch has more than MOST_TOKENS.
         """
         # The kernel checks nothing, so all numbers that it gets are checked here.
         lengths = np.fromiter(map(len, batch), np.int32, len(batch))
         if not len(batch):
-            return np.empty((0, self._width), np.float32)
+            return np.empty((0, self._dimension), np.float32)
         shortest, longest = int(lengths.min()), int(lengths.max())
-        if shortest < 1 or longest > self._positions:
-            raise ValueError(f"Texts have {shortest} to {longest} tokens; the model reads 1 to {self._positions}.")
+        if shortest < 1 or longest > self._max_length:
+            raise ValueError(f"Texts have {shortest} to {longest} tokens; the model reads 1 to {self._max_length}.")
         ids = np.concatenate(batch)
         if len(ids) > MOST_TOKENS:
             raise ValueError(f"A batch has {len(ids)} tokens; it may have {MOST_TOKENS}.")
@@ -62,11 +64,11 @@ class KernelEngine:
             raise ValueError(f"A token id is not from 0 to {self._vocabulary - 1}.")
         ids = ids.astype(np.int32, casting="same_kind", copy=False)
         scratch = self._take_scratch(self._library.bert_scratch(self._bert, len(ids), longest))
-        vectors = np.empty((len(batch), self._width), np.float32)
+        vectors = np.empty((len(batch), self._stride), np.float32)
         addresses = [array.ctypes.data for array in (ids, lengths, scratch, vectors)]
         self._library.bert_forward(self._bert, *addresses[:2], len(batch), *addresses[2:])
         self._scratch.append(scratch)
-        return vectors
+        return vectors[:, : self._dimension]
 
     def free_scratch(self):
         """Free the scratch memory that no thread uses; the next passes allocate it again."""
@@ -87,37 +89,50 @@ class KernelEngine:
 
 def laid_out(weights, panel, bfloat16):
     """The arrays of a `BertWeights` as the kernel reads them, in the order of a `Bert`'s pointers."""
-    arrays = [weights.words, weights.positions, *weights.norm]
+    arrays = [weights.words, weights.positions]
+    if weights.attention_bias is not None:
+        arrays.append(np.pad(weights.attention_bias, [(0, 0), (0, panel)]))
+    arrays += weights.norm
     for layer in weights.layers:
         for weight, bias in layer.products:
             arrays += [_panels(weight, panel, bfloat16), _whole_panels(bias, panel)]
         arrays += [*layer.output_norm, *layer.norm]
+    if weights.dense:
+        weight, bias = weights.dense
+        arrays += [_panels(weight, panel, bfloat16), _whole_panels(bias, panel)]
     return arrays
 
 
 def _lay_out(weights, panel, bfloat16):
     """A `Bert`, and the block of memory that its pointers point into, which must live as long."""
     block, addresses = _block(laid_out(weights, panel, bfloat16))
+
+    def linear(weight):
+        return Linear(*weight.shape[::-1], next(addresses), next(addresses))
+
+    def norm():
+        return Norm(next(addresses), next(addresses))
+
+    # Arguments are evaluated in their order, which is that of the arrays.
     bert = Bert(
-        weights.words.shape[1],
-        weights.heads,
-        len(weights.layers),
-        bfloat16,
-        weights.mean,
-        weights.eps,
-        next(addresses),
-        next(addresses),
-        Norm(next(addresses), next(addresses)),
-        (Layer * len(weights.layers))(
-            *(
-                Layer(
-                    *(Linear(*weight.shape[::-1], next(addresses), next(addresses)) for weight, _ in layer.products),
-                    Norm(next(addresses), next(addresses)),
-                    Norm(next(addresses), next(addresses)),
-                )
-                for layer in weights.layers
-            )
+        hidden=weights.words.shape[1],
+        heads=weights.heads,
+        layers=len(weights.layers),
+        padding=weights.padding,
+        max_length=weights.max_length,
+        bfloat16=bfloat16,
+        activation=weights.activation,
+        pooling=weights.pooling,
+        dense_activation=weights.dense_activation,
+        epsilon=weights.eps,
+        words=next(addresses),
+        positions=next(addresses),
+        attention_bias=None if weights.attention_bias is None else next(addresses),
+        embedding_norm=norm(),
+        layer=(Layer * len(weights.layers))(
+            *(Layer(*(linear(weight) for weight, _ in layer.products), norm(), norm()) for layer in weights.layers)
         ),
+        dense=linear(weights.dense[0]) if weights.dense else Linear(),
     )
     return bert, block
 
@@ -134,8 +149,9 @@ def _panels(weight, panel, bfloat16):
 
 
 def _whole_panels(array, panel):
-    """The array, with zeros added until its length is a multiple of a panel's."""
-    return np.pad(array, [(0, -len(array) % panel)] + [(0, 0)] * (array.ndim - 1))
+    """The array, with zeros added until its length is a multiple of a panel's. Not copied if it is one already."""
+    missing = -len(array) % panel
+    return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) if missing else array
 
 
 def _bfloat16(array):

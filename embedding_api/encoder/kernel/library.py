@@ -34,11 +34,13 @@ class Layer(Structure):
 
 class Bert(Structure):
     _fields_ = [
-        *((name, c_int32) for name in ("hidden", "heads", "layers", "bfloat16", "mean_pooling")),
+        *((name, c_int32) for name in ("hidden", "heads", "layers", "padding", "max_length", "bfloat16")),
+        *((name, c_int32) for name in ("activation", "pooling", "dense_activation")),
         ("epsilon", c_float),
-        *((name, c_void_p) for name in ("words", "positions")),
+        *((name, c_void_p) for name in ("words", "positions", "attention_bias")),
         ("embedding_norm", Norm),
         ("layer", POINTER(Layer)),
+        ("dense", Linear),
     ]
 
 

@@ -2,20 +2,30 @@
 
 #include "tile.h"
 
-// Bias, GELU and residual, while the sums of a tile are still in the L1 cache.
-static void finish(const float *sums, const float *bias, enum then then, const float *residual, float *output,
-                   size_t stride, int rows) {
+INLINE vec activate(enum activation activation, vec x) {
+    switch (activation) {
+        case ACTIVATION_GELU: return gelu(x);
+        case ACTIVATION_GELU_TANH: return gelu_tanh(x);
+        case ACTIVATION_RELU: return relu(x);
+        case ACTIVATION_TANH: return tanh_lanes(x);
+        default: return x;
+    }
+}
+
+// Bias, activation and residual, while the sums of a tile are still in the L1 cache.
+static void finish(const float *sums, const float *bias, enum activation activation, const float *residual,
+                   float *output, size_t stride, int rows) {
     for (int row = 0; row < rows; row++)
         for (int column = 0; column < PANEL; column += LANES) {
-            vec value = load(sums + row * PANEL + column) + load(bias + column);
-            if (then == THEN_GELU) value = gelu(value);
-            if (then == THEN_ADD_RESIDUAL) value += load(residual + row * stride + column);
+            vec value = activate(activation, load(sums + row * PANEL + column) + load(bias + column));
+            if (residual) value += load(residual + row * stride + column);
             store(output + row * stride + column, value);
         }
 }
 
-void product(const struct linear *linear, int bfloat16, enum then then, const float *input, size_t input_stride,
-             float *output, size_t output_stride, const float *residual, int rows, uint16_t *rounded) {
+void product(const struct linear *linear, int bfloat16, enum activation activation, const float *input,
+             size_t input_stride, float *output, size_t output_stride, const float *residual, int rows,
+             uint16_t *rounded) {
     const int height = even_split(rows, TILE_ROWS);
     const size_t panel_bytes = (size_t)linear->in * PANEL * (bfloat16 ? 2 : 4);
     const bfloat16_operand *operand = (const void *)input;
@@ -44,7 +54,7 @@ void product(const struct linear *linear, int bfloat16, enum then then, const fl
                 multiply(sums, PANEL, input + row * input_stride, input_stride, (const void *)panel, tile_rows,
                          linear->in, fetch);
             const size_t offset = row * output_stride + column;
-            finish(sums, linear->bias + column, then, residual ? residual + offset : NULL, output + offset,
+            finish(sums, linear->bias + column, activation, residual ? residual + offset : NULL, output + offset,
                    output_stride, tile_rows);
         }
 }

@@ -1,4 +1,4 @@
-// Products with weights, and what is done to each sum at once: bias, GELU, residual.
+// Products with weights, and what is done to each sum at once: bias, activation, residual.
 #pragma once
 
 #include "vector.h"
@@ -12,11 +12,12 @@ struct linear {
     const float *bias;
 };
 
-// What is done to a sum after the bias is added.
-enum then { THEN_NOTHING, THEN_GELU, THEN_ADD_RESIDUAL };
+// What a sum becomes after the bias is added; see vector.h.
+enum activation { ACTIVATION_NONE, ACTIVATION_GELU, ACTIVATION_GELU_TANH, ACTIVATION_RELU, ACTIVATION_TANH };
 
-// output[rows][out] = then(input[rows][in] x weights + bias). Strides are in floats; the output's is at least `out`
-// rounded up to whole panels. `residual` has the output's stride and may be the output; it is read by THEN_ADD_RESIDUAL
-// only. `rounded` is scratch memory for rows x in values, used where the CPU multiplies in bfloat16 only.
-void product(const struct linear *linear, int bfloat16, enum then then, const float *input, size_t input_stride,
-             float *output, size_t output_stride, const float *residual, int rows, uint16_t *rounded);
+// output[rows][out] = activation(input[rows][in] x weights + bias) + residual. Strides are in floats; the output's is at
+// least `out` rounded up to whole panels. `residual` has the output's stride and may be the output, or NULL for none.
+// `rounded` is scratch memory for rows x in values, used where the CPU multiplies in bfloat16 only.
+void product(const struct linear *linear, int bfloat16, enum activation activation, const float *input,
+             size_t input_stride, float *output, size_t output_stride, const float *residual, int rows,
+             uint16_t *rounded);

@@ -35,6 +35,9 @@ enum { CACHE_LINE = 64 };
 
 #define INLINE static inline __attribute__((always_inline))
 
+// Columns rounded up to whole panels.
+INLINE int whole_panels(int columns) { return (columns + PANEL - 1) / PANEL * PANEL; }
+
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 typedef float vec_in_memory __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -60,11 +63,11 @@ INLINE float sum_of_lanes(vec values) {
     return lanes[0];
 }
 
+// a where the mask's lane is -1, b where it is 0.
+INLINE vec select_lanes(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
+
 // The larger one of each lane; b where one of the two is NaN.
-INLINE vec max_lanes(vec a, vec b) {
-    ivec is_larger = a > b;
-    return (vec)((is_larger & (ivec)a) | (~is_larger & (ivec)b));
-}
+INLINE vec max_lanes(vec a, vec b) { return select_lanes(a > b, a, b); }
 
 // The largest of all lanes.
 INLINE float max_of_lanes(vec values) {
@@ -111,4 +114,30 @@ INLINE vec gelu(vec x) {
     vec erf = 1.0f - (p * t) * exp_of_negative(magnitude * -magnitude);
     vec half = x * 0.5f;
     return half * (vec)((ivec)erf ^ sign) + half;
+}
+
+// x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, the approximation of GELU in the same paper. (1 + tanh u) / 2 is
+// 1 / (1 + e^-2u), and for negative u e^2u / (1 + e^2u): so there is no power that is too large.
+INLINE vec gelu_tanh(vec x) {
+    vec u = (x + x * x * x * 0.044715f) * 0.79788456080286536f;
+    vec power = exp_of_negative((vec)((ivec)u | INT32_MIN) * 2.0f);
+    return x * select_lanes(u < (vec){0}, power, splat(1.0f)) / (power + 1.0f);
+}
+
+INLINE vec relu(vec x) { return max_lanes((vec){0}, x); }
+
+// tanh x, with a relative error of 3e-7. The bound between its two formulas and the polynomial are those of tanhf in
+// Cephes.
+INLINE vec tanh_lanes(vec x) {
+    ivec sign = (ivec)x & INT32_MIN;
+    vec magnitude = (vec)((ivec)x ^ sign);
+    vec power = exp_of_negative(magnitude * -2.0f);
+    vec large = (vec)((ivec)((1.0f - power) / (1.0f + power)) ^ sign);
+    vec square = x * x;
+    vec p = splat(-5.70498872745e-3f);
+    p = p * square + 2.06390887954e-2f;
+    p = p * square - 5.37397155531e-2f;
+    p = p * square + 1.33314422036e-1f;
+    p = p * square - 3.33332819422e-1f;
+    return select_lanes(magnitude < splat(0.625f), p * square * x + x, large);
 }

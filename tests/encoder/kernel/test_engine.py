@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
+from torch import nn
 
 from embedding_api.__main__ import DEMO_PACKAGE
 from embedding_api.config import Settings
@@ -15,7 +16,7 @@ from embedding_api.encoder.kernel.engine import KernelEngine
 from embedding_api.encoder.kernel.library import load_library, usable_instruction_sets
 from embedding_api.encoder.loading import load_encoder
 from embedding_api.encoder.read_model import bert_weights, why_not_kernel
-from tests.support.small_bert import SHAPE, reference, small_bert, texts, unit
+from tests.support.small_bert import ARCHITECTURES, SHAPE, reference, small_bert, texts, unit
 
 # Hidden size, heads, layers, intermediate size, pooling: head sizes of 32 and 64, intermediate sizes that fill their
 # panels and that do not.
@@ -38,9 +39,20 @@ def library(request):
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["float32", "bfloat16"])
-def engine(request, library):
+def bfloat16(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def engine(bfloat16, library):
     """A small model in every instruction set that this CPU has."""
-    return KernelEngine(library, bert_weights(small_bert()), request.param)
+    return KernelEngine(library, bert_weights(small_bert()), bfloat16)
+
+
+# The second has all of which a vector is made: a bias by distance, a pooling of all rows, and a product of them.
+@pytest.fixture(scope="module", params=[{}, {"architecture": "MPNet", "pooling": "mean", "dense": 50}], ids=str)
+def any_engine(request, bfloat16, library):
+    return KernelEngine(library, bert_weights(small_bert(**request.param)), bfloat16)
 
 
 @pytest.fixture(params=SHAPES, ids=str)
@@ -57,6 +69,36 @@ def test_random_models_have_the_vectors_of_transformers(library, shape):
     assert np.abs(unit(vectors) - unit(reference(model, batch))).max() <= 1e-5
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"hidden_act": name} for name in ("gelu_new", "gelu_pytorch_tanh", "relu")),
+        *({"pooling": name} for name in ("max", "mean_sqrt_len_tokens")),
+        {"dense": 96},
+        {"dense": 50, "pooling": "mean"},
+    ],
+    ids=str,
+)
+def test_so_have_those_with_other_activations_poolings_and_a_dense_module(library, change):
+    model = small_bert(**change)
+    batch = texts(*LENGTHS)
+    vectors = KernelEngine(library, bert_weights(model)).forward(batch)
+    assert np.abs(unit(vectors) - unit(reference(model, batch))).max() <= 1e-5
+    vectors = KernelEngine(library, bert_weights(model), bfloat16=True).forward(batch)
+    assert (unit(vectors) * unit(reference(model, batch))).sum(1).min() >= 0.999
+
+
+@pytest.mark.parametrize("activation", [nn.Identity, nn.ReLU, nn.Tanh])
+@pytest.mark.parametrize("scale", [1e-4, 1, 100])
+def test_a_dense_module_is_exact_for_small_and_large_numbers(library, activation, scale):
+    model = small_bert(dense=64)
+    model[2].activation_function, model[2].linear.bias = activation(), None
+    model[2].linear.weight.data *= scale
+    batch = texts(*LENGTHS)
+    vectors = KernelEngine(library, bert_weights(model)).forward(batch)
+    assert np.abs(unit(vectors) - unit(reference(model, batch))).max() <= 1e-5
+
+
 def test_random_models_in_bfloat16_have_nearly_the_same(library, shape):
     model = small_bert(**shape, initializer_range=0.1)
     batch = texts(*LENGTHS)
@@ -68,11 +110,48 @@ def test_random_models_in_bfloat16_have_nearly_the_same(library, shape):
     assert np.abs(unit(vectors) - unit(expected)).max() > 1e-5
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_has_the_vectors_of_transformers(library, architecture):
+    model = small_bert(architecture=architecture)
+    batch = texts(*range(1, 65), *[2] * 99)
+    vectors = KernelEngine(library, bert_weights(model)).forward(batch)
+    assert np.abs(unit(vectors) - unit(reference(model, batch))).max() <= 1e-5
+    for text in [[5] * 65], [[5, 99]]:
+        with pytest.raises(ValueError, match=r"the model reads 1 to 64|not from 0 to 98"):
+            KernelEngine(library, bert_weights(model)).forward(text)
+
+
 def test_every_length_of_a_long_model(library):
     model = small_bert(max_position_embeddings=512)
     for ids in texts(*range(1, 512, 7), 510, 511, 512):
         vector = KernelEngine(library, bert_weights(model)).forward([ids])
         assert np.abs(unit(vector) - unit(reference(model, [ids]))).max() <= 1e-5
+
+
+@pytest.mark.parametrize("architecture", ["XLMRoberta", "MPNet"])
+def test_texts_of_several_blocks_of_keys(library, architecture):
+    model = small_bert("mean", architecture, max_position_embeddings=1100)
+    batch = texts(513, 1, 543, 1024, 1025, 1100)
+    engine = KernelEngine(library, bert_weights(model))
+    vectors = engine.forward(batch)
+    assert np.abs(unit(vectors) - unit(reference(model, batch))).max() <= 1e-5
+    np.testing.assert_array_equal(vectors, np.concatenate([engine.forward([text]) for text in batch]))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_text_of_8192_tokens(library, pooling):
+    model = small_bert(pooling, "XLMRoberta", num_hidden_layers=2, max_position_embeddings=8192)
+    batch = texts(8192)
+    assert (
+        np.abs(unit(KernelEngine(library, bert_weights(model)).forward(batch)) - unit(reference(model, batch))).max()
+        <= 1e-5
+    )
+
+
+def test_memory_for_attention_is_bounded(library):
+    engine = KernelEngine(library, bert_weights(small_bert(max_position_embeddings=8192)))
+    short, long = (library.bert_scratch(engine._bert, 8192, longest) for longest in (512, 8192))
+    assert long - short == 2 * (8192 - 512)
 
 
 def test_the_real_model_has_the_vectors_of_sentence_transformers(library, encoder, sentence_transformer, documents):
@@ -91,16 +170,16 @@ def test_mean_pooling_in_a_real_model(queries):
 
 @settings(max_examples=50, deadline=None)
 @given(st.data())
-def test_a_vector_does_not_depend_on_its_batch(engine, data):
+def test_a_vector_does_not_depend_on_its_batch(any_engine, data):
     """Not in a single bit: alone, in any batch, in any position."""
     lengths = data.draw(st.lists(st.integers(1, 64), min_size=1, max_size=70))
     batch = texts(*lengths, seed=data.draw(st.integers(0, 5)))
     order = data.draw(st.permutations(range(len(batch))))
     cut = data.draw(st.integers(0, len(batch)))
-    together = engine.forward(batch)
-    np.testing.assert_array_equal(together, np.concatenate([engine.forward([text]) for text in batch]))
+    together = any_engine.forward(batch)
+    np.testing.assert_array_equal(together, np.concatenate([any_engine.forward([text]) for text in batch]))
     parts = order[:cut], order[cut:]
-    shuffled = np.concatenate([engine.forward([batch[index] for index in part]) for part in parts])
+    shuffled = np.concatenate([any_engine.forward([batch[index] for index in part]) for part in parts])
     np.testing.assert_array_equal(together[order], shuffled)
 
 

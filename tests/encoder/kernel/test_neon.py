@@ -29,13 +29,28 @@ def driver(tmp_path_factory):
     return Driver.compile(folder / "driver", COMPILER, folder / "neon.so", runner=[QEMU, "-L", str(SYSROOT)])
 
 
-@pytest.fixture(params=[(64, 2, 3, 100, "cls"), (64, 1, 2, 128, "mean"), (96, 3, 1, 48, "mean")], ids=str)
+MODELS = [
+    *(dict(zip(SHAPE, shape, strict=True)) for shape in [(64, 2, 3, 100, "cls"), (64, 1, 2, 128, "mean")]),
+    {"architecture": "MPNet", "hidden_size": 96, "num_attention_heads": 3, "pooling": "max", "dense": 50},
+    {"architecture": "XLMRoberta", "hidden_act": "gelu_new", "pooling": "mean_sqrt_len_tokens"},
+    {"architecture": "DistilBert", "hidden_act": "relu"},
+]
+
+
+@pytest.fixture(params=MODELS, ids=str)
 def bert(request):
-    return small_bert(**dict(zip(SHAPE, request.param, strict=True)), initializer_range=0.1)
+    return small_bert(**request.param, initializer_range=0.1)
 
 
 def test_random_models_have_the_vectors_of_transformers(driver, bert):
     batch = texts(*LENGTHS)
+    (vectors,) = driver.forward(bert_weights(bert), batch)
+    assert np.abs(unit(vectors) - unit(reference(bert, batch))).max() <= 1e-5
+
+
+def test_texts_of_several_blocks_of_keys(driver):
+    bert = small_bert("mean", "MPNet", num_hidden_layers=1, max_position_embeddings=600)
+    batch = texts(513, 600)
     (vectors,) = driver.forward(bert_weights(bert), batch)
     assert np.abs(unit(vectors) - unit(reference(bert, batch))).max() <= 1e-5
 

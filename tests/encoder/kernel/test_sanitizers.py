@@ -35,10 +35,16 @@ GCC = "gcc", "-O1", "-g", "-fno-math-errno", "-fsanitize=address,undefined", "-f
 # Hidden size, heads, layers, intermediate size, pooling: head sizes of 32 and 64, intermediate sizes that fill their
 # panels, that do not, and that are far below the hidden size.
 SHAPES = [(64, 2, 2, 128, "cls"), (64, 1, 1, 100, "mean"), (128, 2, 1, 250, "cls"), (160, 5, 1, 4, "mean")]
+# What else the kernel knows.
+OTHERS = [
+    {"architecture": "MPNet", "pooling": "max", "dense": 50},
+    {"architecture": "XLMRoberta", "hidden_act": "gelu_new", "pooling": "mean_sqrt_len_tokens"},
+    {"architecture": "DistilBert", "hidden_act": "relu", "dense": 96},
+]
 # Around whole tiles, panels and chunks, of rows as of keys.
 BATCHES = [
     *([length] for length in (1, 2, 6, 7, 12, 13, 16, 17, 32, 33, 95, 96, 97, 193, 512)),
-    *([1] * count for count in (2, 13, 70)),
+    *([1] * count for count in (2, 13, 70, 100)),
     [512, 1, 3],
     [40, 31, 32, 33, 2, 1, 5],
     list(range(1, 71)),
@@ -68,10 +74,10 @@ def _skip_without_sanitizers(path):
         pytest.skip("needs GCC and its sanitizers")
 
 
-@pytest.fixture(scope="module", params=SHAPES, ids=str)
+@pytest.fixture(scope="module", params=[*(dict(zip(SHAPE, shape, strict=True)) for shape in SHAPES), *OTHERS], ids=str)
 def bert(request):
-    shape = dict(zip(SHAPE, request.param, strict=True))
-    return small_bert(**shape, max_position_embeddings=512, initializer_range=0.1)
+    model = {"num_hidden_layers": 1} | request.param
+    return small_bert(**model, max_position_embeddings=512, initializer_range=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +88,10 @@ def batches():
 def rounded(model):
     """The model with its products' weights in bfloat16."""
     model = copy.deepcopy(model)
-    for module in model[0].model.encoder.modules():
-        if isinstance(module, torch.nn.Linear):
-            module.weight.data = module.weight.data.bfloat16().float()
+    for part in (model[0].model, *model[2:]):
+        for module in part.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.weight.data = module.weight.data.bfloat16().float()
     return model
 
 
@@ -99,3 +106,11 @@ def test_the_kernel_stays_within_its_memory_in_bfloat16_as_well(driver, instruct
     expected = rounded(bert)
     for vectors, batch in zip(driver.forward(bert_weights(bert), *batches, bfloat16=True), batches, strict=True):
         assert np.abs(unit(vectors) - unit(reference(expected, batch))).max() <= tolerance
+
+
+@pytest.mark.parametrize("architecture", ["Bert", "MPNet"])
+def test_so_it_does_with_texts_of_several_blocks_of_keys(driver, architecture):
+    model = small_bert("mean", architecture, num_hidden_layers=1, max_position_embeddings=1100, initializer_range=0.1)
+    batches = [texts(*lengths) for lengths in ([513], [1100, 1, 1024], [1025, 543, 512])]
+    for vectors, batch in zip(driver.forward(bert_weights(model), *batches), batches, strict=True):
+        assert np.abs(unit(vectors) - unit(reference(model, batch))).max() <= 1e-5
