@@ -125,7 +125,6 @@ def test_a_body_may_be_as_large_as_the_limit(client):
         (b"{}", "texts"),
         (b'{"texts": "a", "normalize": 1}', "normalize"),
         (b'{"texts": "a", "normalize": "true"}', "normalize"),
-        (b'{"texts": "a", "is_query": null}', "is_query"),
         (b'{"texts": "a", "truncate": []}', "truncate"),
         (b'{"texts": "a", "normalise": true}', "normalise"),
         (b'["a"]', None),
