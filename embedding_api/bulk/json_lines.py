@@ -17,6 +17,8 @@ _WHITE_SPACE = b" \t\r\n"  # of JSON's grammar
 _MANY_DIGITS, _ANY_DIGIT = b"0" * 19, bytes.maketrans(b"123456789", b"0" * 9)
 # In the metadata of a table: its one column holds lines of JSON. In those of a field: other values became its text.
 _LINES, TURNED = {b"embedding_api.rows": b"json"}, {b"embedding_api.turned": b"yes"}
+# Of so many lists in each other orjson surely writes all; it refuses more than 254.
+_SURELY_NOT_DEEP = 200
 # Values that are nested deeper are stored as JSON text.
 _DEEPEST = 30
 
@@ -70,7 +72,7 @@ def parse(line):
 def _has_no_key_twice(line, row):
     # Each key of the line has a colon. Of two equal keys one is lost here, and its colon with it, unless one that is
     # escaped, \u003a, stands in for it.
-    if line.count(b":") == len(row):
+    if line.count(b":") == len(row) and line.count(b"[") < _SURELY_NOT_DEEP:
         return True
     return line.count(b":") == orjson.dumps(row).count(b":") and b"\\u003" not in line
 
