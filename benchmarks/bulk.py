@@ -49,9 +49,9 @@ def encode(windows, progress):
     for window in windows:
         yield window, vectors[: len(window.texts)], WindowStats(rows=len(window.texts))
 
-begin = time.perf_counter()
+begin, begin_cpu = time.perf_counter(), time.process_time()
 run.embed(Inputs([sys.argv[1]]), Path(sys.argv[2]), {{"dtype": "float32"}}, encode, strict=False, echo=str)
-print(time.perf_counter() - begin)
+print(time.perf_counter() - begin, time.process_time() - begin_cpu)
 """
 
 
@@ -191,17 +191,22 @@ def measure_files(folder, rounds, checkouts):
     source, seconds = folder / "texts.jsonl", {}
     write(source, generated(FILE_ROWS))
     for number in range(rounds):
-        for ending in ("jsonl", "parquet", "npy"):
+        for ending in ("jsonl", "parquet"):
             for name, root in checkouts.items():
                 output = folder / f"vectors.{ending}"
                 command = [sys.executable, "-c", WITHOUT_MODEL, str(source), str(output)]
                 process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
                 _, tenths = sample_memory(process, 0.2)
-                seconds.setdefault((ending, name), []).append(float(process.stdout.read()))
-                print(f"round {number + 1}, {ending}, {name}: {seconds[ending, name][-1]:.1f} s; {tenths}", flush=True)
+                taken, on_cpu = map(float, process.stdout.read().split())
+                seconds.setdefault((ending, name), []).append((taken, on_cpu))
+                print(
+                    f"round {number + 1}, {ending}, {name}: {taken:.1f} s, {on_cpu:.1f} s of CPU time; {tenths}",
+                    flush=True,
+                )
                 output.unlink()
     for (ending, name), own in seconds.items():
-        print(f"{ending}, {name}: {FILE_ROWS / median(own):,.0f} rows/s, median of {rounds} rounds")
+        taken, on_cpu = (FILE_ROWS / median(times) for times in zip(*own, strict=True))
+        print(f"{ending}, {name}: {taken:,.0f} rows/s, {on_cpu:,.0f} rows a second of CPU time; medians")
 
 
 def family(pid):

@@ -236,18 +236,17 @@ class Checkpoint:
         Raises:
             BulkError: it cannot be written, for example because the disk is full.
         """
-        temporary = self._folder / f"{name}.tmp"
-        target = _target(target or self._folder / name)
+        temporary, target = self._folder / f"{name}.tmp", target or self._folder / name
         try:
             with open(temporary, "wb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, target)
+            os.replace(temporary, _target(target))
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise _write_error(target, error) from error
-        folder = os.open(target.parent, os.O_RDONLY)
+        folder = os.open(_target(target).parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
 

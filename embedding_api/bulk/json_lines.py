@@ -2,7 +2,8 @@
 
 import json
 import math
-import re
+from contextlib import suppress
+from itertools import chain
 
 import orjson
 import pyarrow as pa
@@ -12,12 +13,12 @@ from embedding_api.bulk.source import MOST_LETTERS, InputError, RowError, no_col
 from embedding_api.bulk.window import Rows, grouped, text_or_none
 
 _WHITE_SPACE = b" \t\r\n"  # of JSON's grammar
-# A number that 64 bits may not hold: so many digits, or such an exponent.
-_LONG_NUMBER = re.compile(rb"\d{19}|[eE]\+?\d{3}")
-# A colon that is escaped, see `_has_no_key_twice`.
-_ESCAPED_COLON = re.compile(rb"\\u003[aA]")
+# A whole number that 64 bits may not hold has so many digits.
+_MANY_DIGITS, _ANY_DIGIT = b"0" * 19, bytes.maketrans(b"123456789", b"0" * 9)
 # In the metadata of a table: its one column holds lines of JSON. In those of a field: other values became its text.
 _LINES, TURNED = {b"embedding_api.rows": b"json"}, {b"embedding_api.turned": b"yes"}
+# Of so many lists in each other orjson surely writes all; it refuses more than 254.
+_SURELY_NOT_DEEP = 200
 # Values that are nested deeper are stored as JSON text.
 _DEEPEST = 30
 
@@ -27,10 +28,11 @@ def read(source, column, on_bad_row):
     known = False
     for rows in grouped(_rows(source, on_bad_row)):
         numbers, lines, objects = zip(*rows, strict=True)
-        names = dict.fromkeys(name for row in objects for name in row)
-        known = known or column in names
-        if names and not known:
-            raise no_column(column, names)
+        if not known:
+            names = dict.fromkeys(name for row in objects for name in row)
+            known = column in names
+            if names and not known:
+                raise no_column(column, names)
         yield Rows(as_table(lines), [text_or_none(row.get(column)) for row in objects], list(numbers))
 
 
@@ -68,8 +70,11 @@ def parse(line):
 
 
 def _has_no_key_twice(line, row):
-    # Of two equal keys one is lost, and its colon with it.
-    return line.count(b":") == orjson.dumps(row).count(b":") and not _ESCAPED_COLON.search(line)
+    # Each key of the line has a colon. Of two equal keys one is lost here, and its colon with it, unless one that is
+    # escaped, \u003a, stands in for it.
+    if line.count(b":") == len(row) and line.count(b"[") < _SURELY_NOT_DEEP:
+        return True
+    return line.count(b":") == orjson.dumps(row).count(b":") and b"\\u003" not in line
 
 
 def _parse_slowly(line):
@@ -138,14 +143,21 @@ def to_columns(table):
     Values of a column without a common type become JSON text, except strings, and None, which stay as they are. So do
     numbers of more than 64 bits. The field's metadata then say `TURNED`, as they do where whole numbers become floats.
     """
-    rows = [
-        _parse_slowly(line) if _LONG_NUMBER.search(line) else orjson.loads(line)
-        for line in table.column("json").to_pylist()
-    ]
-    names = dict.fromkeys(name for row in rows for name in row)
+    rows = _exact_objects(table.column("json").to_pylist())
+    names = dict.fromkeys(chain.from_iterable(rows))
     columns = [_column(name, [row.get(name) for row in rows]) for name in names]
     fields = [field for field, _ in columns] + [table.schema.field(EMBEDDING)]
     return pa.table([array for _, array in columns] + [table.column(EMBEDDING)], schema=pa.schema(fields))
+
+
+def _exact_objects(lines):
+    """The objects of lines that `parse` has read before."""
+    together = b"[%s]" % b",".join(lines)
+    if _MANY_DIGITS not in together.translate(_ANY_DIGIT):
+        # It fails where a number has an exponent that no float has.
+        with suppress(orjson.JSONDecodeError):
+            return orjson.loads(together)
+    return [_parse_slowly(line) for line in lines]
 
 
 def _column(name, values):

@@ -11,6 +11,7 @@ from embedding_api.bulk.checkpoint import EMBEDDING
 
 # Parts that make a row group of Parquet: some 25 MB of vectors.
 _PARTS_IN_GROUP = 16
+_FIELD = EMBEDDING.encode()
 
 
 def check_format(output):
@@ -74,29 +75,26 @@ def write_jsonl(file, tables, metadata):
     turned = {}
     for table in tables():
         missing = table.column(EMBEDDING).is_null().to_pylist()
-        vectors = [
-            b"null" if is_missing else orjson.dumps(vector, option=orjson.OPT_SERIALIZE_NUMPY)
-            for vector, is_missing in zip(_vectors(table), missing, strict=True)
-        ]
+        # All at once, which is faster than one by one: "[[0.1,0.2],[0.3,0.4]]".
+        numbers = orjson.dumps(_vectors(table), option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].split(b"],[")
         if json_lines.are_lines(table):
             lines = table.column("json").to_pylist()
         else:
             table, turned_here = _as_json_knows(table.drop_columns([EMBEDDING]))
             turned |= turned_here
             lines = map(json_lines.to_json, table.to_pylist())
-        for line, vector in zip(lines, vectors, strict=True):
-            file.write(_with_vector(line, vector))
+        file.writelines(map(_with_vector, lines, numbers, missing))
     return turned
 
 
 _WRITERS = {".parquet": write_parquet, ".npy": write_npy, ".jsonl": write_jsonl}
 
 
-def _with_vector(line, vector):
+def _with_vector(line, numbers, is_missing):
     """An object in JSON with one field more, and the end of the line."""
     fields = line[:-1].rstrip()
     comma = b"" if fields == b"{" else b","
-    return b'%s%s"%s":%s}\n' % (fields, comma, EMBEDDING.encode(), vector)
+    return b'%s%s"%s":%s}\n' % (fields, comma, _FIELD, b"null" if is_missing else b"[%s]" % numbers)
 
 
 def _as_json_knows(table):

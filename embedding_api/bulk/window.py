@@ -91,4 +91,4 @@ def grouped(rows):
 
 def text_or_none(value):
     """A value as a text to embed, or None."""
-    return value if isinstance(value, str) and value.strip() else None
+    return value if isinstance(value, str) and value and not value.isspace() else None

@@ -53,7 +53,7 @@ def folder(model, tmp_path_factory):
 
 @pytest.fixture
 def postgresql(tmp_path):
-    if subprocess.run([PYTHON, "-c", "import pgserver"], capture_output=True).returncode:
+    if lacks("pgserver", "pgserver"):
         pytest.skip("needs pgserver, which Python 3.13 and newer do not have")
     process = subprocess.Popen(
         [PYTHON, "-c", SERVER, tmp_path / "data"],
@@ -65,6 +65,11 @@ def postgresql(tmp_path):
     yield process.stdout.readline().strip()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
+
+
+def lacks(name, module):
+    """Whether the environment lacks a module, or a name in it."""
+    return subprocess.run([PYTHON, "-c", f"import {module}; {name}"], capture_output=True).returncode != 0
 
 
 def blocks():
@@ -79,6 +84,10 @@ def test_what_the_command_writes_is_found_again(folder, request, title):
     code = blocks()[title]
     if POSTGRESQL in code:
         code = code.replace(POSTGRESQL, request.getfixturevalue("postgresql"))
+    if "enable_load_extension" in code and lacks("sqlite3.Connection.enable_load_extension", "sqlite3"):
+        code = code.replace("import sqlite3\n", "import pysqlite3 as sqlite3\n")
+        if lacks("pysqlite3", "pysqlite3"):
+            pytest.skip("needs a Python whose SQLite loads extensions")
     done = subprocess.run([PYTHON, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
