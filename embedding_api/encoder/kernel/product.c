@@ -2,7 +2,7 @@
 
 #include "tile.h"
 
-INLINE vec activate(enum activation activation, vec x) {
+INLINE vec activate(const enum activation activation, vec x) {
     switch (activation) {
         case ACTIVATION_GELU: return gelu(x);
         case ACTIVATION_GELU_TANH: return gelu_tanh(x);
@@ -12,15 +12,28 @@ INLINE vec activate(enum activation activation, vec x) {
     }
 }
 
-// Bias, activation and residual, while the sums of a tile are still in the L1 cache.
-static void finish(const float *sums, const float *bias, enum activation activation, const float *residual,
-                   float *output, size_t stride, int rows) {
+INLINE void finish_rows(const enum activation activation, const float *sums, const float *bias, const float *residual,
+                        float *output, size_t stride, int rows) {
     for (int row = 0; row < rows; row++)
         for (int column = 0; column < PANEL; column += LANES) {
             vec value = activate(activation, load(sums + row * PANEL + column) + load(bias + column));
             if (residual) value += load(residual + row * stride + column);
             store(output + row * stride + column, value);
         }
+}
+
+// Bias, activation and residual, while the sums of a tile are still in the L1 cache. For each activation it is the
+// function above, inlined with a constant.
+static void finish(enum activation activation, const float *sums, const float *bias, const float *residual,
+                   float *output, size_t stride, int rows) {
+#define FINISH(activation) finish_rows(activation, sums, bias, residual, output, stride, rows)
+    switch (activation) {
+        case ACTIVATION_NONE: FINISH(ACTIVATION_NONE); break;
+        case ACTIVATION_GELU: FINISH(ACTIVATION_GELU); break;
+        case ACTIVATION_GELU_TANH: FINISH(ACTIVATION_GELU_TANH); break;
+        case ACTIVATION_RELU: FINISH(ACTIVATION_RELU); break;
+        case ACTIVATION_TANH: FINISH(ACTIVATION_TANH); break;
+    }
 }
 
 void product(const struct linear *linear, int bfloat16, enum activation activation, const float *input,
@@ -54,7 +67,7 @@ void product(const struct linear *linear, int bfloat16, enum activation activati
                 multiply(sums, PANEL, input + row * input_stride, input_stride, (const void *)panel, tile_rows,
                          linear->in, fetch);
             const size_t offset = row * output_stride + column;
-            finish(sums, linear->bias + column, activation, residual ? residual + offset : NULL, output + offset,
+            finish(activation, sums, linear->bias + column, residual ? residual + offset : NULL, output + offset,
                    output_stride, tile_rows);
         }
 }
