@@ -18,6 +18,8 @@ def init_app(app):
     app.register_error_handler(HTTPException, _render_http_exception)
     app.register_error_handler(ClientGone, _render_client_gone)
     app.register_error_handler(Exception, _render_unexpected)
+    # By a prefix of paths, what renders errors there that belong to no view, and a hint for paths that lead nowhere.
+    app.extensions["dialects"] = {}
 
 
 def render(error: ApiError) -> Response:
@@ -39,20 +41,24 @@ def _render_http_exception(error):
         return error
     message = error.description
     path = request.path[:200]
+    dialects = current_app.extensions["dialects"]
+    prefix = next((prefix for prefix in dialects if path.startswith(prefix)), None)
+    render_it, hint = dialects.get(prefix, (render, None))
     if isinstance(error, NotFound):
-        paths = [rule.rule for rule in current_app.url_map.iter_rules() if not rule.arguments]
-        near = get_close_matches(path, paths, n=1)
-        hint = (
-            f"Did you mean {near[0]}?" if near else "Embeddings are at POST /embed, and for OpenAI's clients under /v1."
-        )
-        message = f"There is nothing at {path}. {hint}"
+        message = f"There is nothing at {path}. {hint or _nearest(path)}"
     elif isinstance(error, MethodNotAllowed) and error.valid_methods:
         methods = " or ".join(sorted({*error.valid_methods} - {"HEAD", "OPTIONS"}))
         message = f"{request.method} does not work on {path}. Use {methods}."
     # The exception's own headers say, for example, which methods are allowed; its body would be HTML.
     headers = [(name, value) for name, value in error.get_headers() if name.lower() != "content-type"]
     name = error.name.lower().replace(" ", "_")
-    return render(ApiError(name, message, headers=headers, status=error.code))
+    return render_it(ApiError(name, message, headers=headers, status=error.code))
+
+
+def _nearest(path):
+    paths = [rule.rule for rule in current_app.url_map.iter_rules() if not rule.arguments]
+    near = get_close_matches(path, paths, n=1)
+    return f"Did you mean {near[0]}?" if near else "Embeddings are at POST /embed, and for OpenAI's clients under /v1."
 
 
 def _render_client_gone(error):

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from time import perf_counter
 
-from flask import Blueprint, current_app, g, request
+from flask import Blueprint, current_app, g
 
 from embedding_api import __version__
 from embedding_api.api import embedding, error_handlers
@@ -33,6 +33,12 @@ _loaded = datetime.now(UTC).isoformat(timespec="seconds")
 def _render(error):
     # Ollama's clients show `error` as it is. Its own status for wrong fields is 400.
     return error_handlers.respond(error, 400 if error.status == 422 else error.status, {"error": str(error)})
+
+
+@blueprint.record
+def _render_below(state):
+    hint = "This service embeds, by POST /api/embed."
+    state.app.extensions["dialects"][f"{state.url_prefix}/"] = (_render, hint)
 
 
 @blueprint.post("/embed")
@@ -115,12 +121,6 @@ def ollama_show():
         "capabilities": ["embedding"],
         "modified_at": _loaded,
     }
-
-
-@blueprint.route("/<path:name>", methods=["GET", "POST", "DELETE"])
-def ollama_other(name):
-    message = f"There is no {request.method} {request.path[:200]} here: this service embeds, by POST /api/embed."
-    raise ApiError("not_found", message)
 
 
 def _check_model(name):

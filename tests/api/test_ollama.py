@@ -65,7 +65,9 @@ def test_names_of_models(client, settings):
         ("/api/embed", {"model": "any"}, 400, "input: Missing."),
         ("/api/embeddings", {"prompt": ""}, 400, "prompt: Must not be blank."),
         ("/api/embeddings", {"prompt": "\u200b"}, 400, "prompt: Must not be blank"),
-        ("/api/generate", {"prompt": "a"}, 404, "There is no POST /api/generate here"),
+        ("/api/generate", {"prompt": "a"}, 404, "There is nothing at /api/generate. This service embeds, by POST"),
+        ("/query/api/chat", {}, 404, "There is nothing at /query/api/chat."),
+        ("/api/tags", {}, 405, "POST does not work on /api/tags. Use GET."),
     ],
 )
 def test_errors_are_texts(client, path, fields, status, message):

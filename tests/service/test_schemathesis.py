@@ -6,7 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.server import ROOT
+import pytest
+
+from tests.support.server import ROOT, Server
+
+
+@pytest.fixture
+def service(model, tmp_path):
+    """The real service, which takes fewer texts: schemathesis sends as many as it may, more than once to each path."""
+    environment = model.environment | {"WEB_CONCURRENCY": "2", "EMBEDDING_MAX_TEXTS": "64"}
+    with Server(environment, tmp_path) as server:
+        yield server
 
 
 def test_the_service_does_what_its_description_says(service, model, tmp_path):
