@@ -150,13 +150,8 @@ class TokenizeResponse(ResponseSchema):
     examples = {
         "texts": {
             "tokens": [
-                {
-                    "ids": [101, 1037, 4937, 2938, 2006, 1996, 13523, 1012, 102],
-                    "count": 9,
-                    "truncated": False,
-                    "unknown": 0,
-                },
                 {"ids": [101, 15768, 3062, 2006, 6928, 1012, 102], "count": 7, "truncated": False, "unknown": 0},
+                {"ids": [101, 100, 102], "count": 3, "truncated": False, "unknown": 1},
             ],
             "model": DEFAULT_MODEL,
             "max_length": 512,
