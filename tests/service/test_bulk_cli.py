@@ -118,6 +118,9 @@ def test_a_full_disk_is_told(command, run, corpus, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_stops_when_it_is_told_to(command, corpus, tmp_path, number):
+    # So many rows that it is not done when the signal comes.
+    path = tmp_path / "corpus.jsonl"
+    path.write_text(path.read_text() * 50)
     process = command("corpus.jsonl", "out.npy")
     wait_until((tmp_path / "out.npy.parts" / "run.json").exists)
     process.send_signal(number)

@@ -140,7 +140,12 @@ def test_openai_lists_the_model(client, service):
         ({"dimensions": 256}, openai.BadRequestError, "invalid_fields", "dimensions"),
         ({"input": ["a", ""]}, openai.BadRequestError, "invalid_fields", "input[1]"),
         ({"extra_body": {"truncat": True}}, openai.BadRequestError, "invalid_fields", "truncat"),
-        ({"input": ["a " * 510] * 1030}, openai.APIStatusError, "too_many_tokens", "input"),
+        (
+            {"input": ["a " * 510] * 1030, "extra_body": {"truncate": False}},
+            openai.APIStatusError,
+            "too_many_tokens",
+            "input",
+        ),
     ],
 )
 def test_openai_raises_the_right_errors(client, fields, error, code, param):

@@ -92,6 +92,8 @@ def test_enter_in_the_query_ranks(open_page):
     expect(page.locator("#ranking .text").first).to_have_text("Rain is likely in the evening.")
 
 
+# The demo model has no query prompt.
+@pytest.mark.bge
 def test_options_show_what_they_change(open_page):
     page = open_page()
     rank(page, "where did the cat sit?", TEXTS)
