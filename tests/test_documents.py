@@ -93,7 +93,7 @@ def bounds():
     head = f"{request.HEAD_BYTES >> 10} KB"
     return {
         "Postponed requests of a worker": f", {settings.max_waiting} divided by the workers",
-        "Large requests, and bodies that wait for memory, in a worker": f", {settings.max_waiting} divided",
+        "Large requests, and stalled bodies, in a worker": f", {settings.max_waiting} divided",
         "Connections in the backlog": f"{int(backlog):,} (`--backlog`)",
         "Tokens of a forward pass": f"{KernelEngine.micro_batch_tokens} ",
         "Compute threads of a worker": f"at most {worker.MAX_THREADS} ",
