@@ -7,16 +7,18 @@ enum { DEPTH = 384 };
 static _Alignas(CACHE_LINE) float sums[TILE_ROWS * PANEL], a[TILE_ROWS * DEPTH], b[DEPTH * PANEL];
 static _Alignas(CACHE_LINE) bfloat16_operand pairs[TILE_ROWS * DEPTH];
 
+static const struct fetch nothing = {.kind = FETCH_NOTHING};
+
 // Floating-point operations of a tile.
 int tile_flop(void) { return 2 * TILE_ROWS * PANEL * DEPTH; }
 
 void multiply_tiles(int times) {
-    for (int i = 0; i < times; i++) multiply(sums, PANEL, a, DEPTH, b, TILE_ROWS, DEPTH, FETCH_NOTHING);
+    for (int i = 0; i < times; i++) multiply(sums, PANEL, a, DEPTH, b, TILE_ROWS, DEPTH, nothing);
 }
 
 void multiply_tiles_bfloat16(int times) {
     for (int i = 0; i < times; i++)
-        multiply_bfloat16(sums, PANEL, pairs, DEPTH, (const int32_t *)b, TILE_ROWS, DEPTH, FETCH_NOTHING);
+        multiply_bfloat16(sums, PANEL, pairs, DEPTH, (const int32_t *)b, TILE_ROWS, DEPTH, nothing);
 }
 
 // The sum of all values. It is computed in several sums at once, as additions one after the other would be the limit.

@@ -70,7 +70,7 @@ static void attend_block(const struct head *head, int row, int rows, int first, 
     const float *query = head->query + row * head->stride;
     for (int key = 0; key < padded; key += PANEL)
         multiply(scores + key, padded, query, head->stride, keys + (size_t)key * head->size, rows, head->size,
-                 FETCH_NOTHING);
+                 (struct fetch){.kind = FETCH_NOTHING});
     float factors[TILE_ROWS];
     for (int i = 0; i < rows; i++) {
         if (head->bias) add_bias(scores + (size_t)i * padded, head->bias + first - (row + i), length);
@@ -78,7 +78,8 @@ static void attend_block(const struct head *head, int row, int rows, int first, 
     }
     _Alignas(CACHE_LINE) float sums[TILE_ROWS * PANEL];
     for (int column = 0; column < head->size; column += PANEL) {
-        multiply(sums, PANEL, scores, padded, values + (size_t)column * length, rows, length, FETCH_NOTHING);
+        multiply(sums, PANEL, scores, padded, values + (size_t)column * length, rows, length,
+                 (struct fetch){.kind = FETCH_NOTHING});
         for (int i = 0; i < rows; i++)
             for (int j = 0; j < PANEL; j += LANES) {
                 float *at = head->context + (row + i) * head->context_stride + column + j;

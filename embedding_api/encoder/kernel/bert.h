@@ -3,8 +3,8 @@
 // bias of its own for the attention.
 //
 // The caller has checked every number: token ids are below the vocabulary's size, lengths are from 1 to the number of
-// positions behind the padding's and `max_length`, `hidden` is `heads` times a head size that is a multiple of PANEL, and scratch memory
-// is large enough.
+// positions behind the padding's and `max_length`, `hidden` is `heads` times a head size that is a multiple of PANEL,
+// and scratch memory is large enough.
 #pragma once
 
 #include "product.h"

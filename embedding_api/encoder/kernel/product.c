@@ -2,6 +2,9 @@
 
 #include "tile.h"
 
+// How many bytes ahead a stream is fetched. Of 1, 4, 8, 16 and 32 KB, 16 was the fastest.
+enum { STREAM_AHEAD = 16384 };
+
 INLINE vec activate(const enum activation activation, vec x) {
     switch (activation) {
         case ACTIVATION_GELU: return gelu(x);
@@ -36,10 +39,19 @@ static void finish(enum activation activation, const float *sums, const float *b
     }
 }
 
+// What a tile, of so many in a panel, fetches. A single tile fetches what follows as a stream. Of several, each fetches
+// its part of the next panel: if the first one fetched all of it, it would wait for the memory, which would then idle
+// (11 rows took 1.25 times as long).
+static struct fetch fetch_beside(int tile, int tiles, const char *panel, size_t panel_bytes) {
+    if (tiles == 1) return (struct fetch){FETCH_STREAM, panel + STREAM_AHEAD, PANEL * 4};
+    const size_t step = (PANEL * 4 + tiles - 1) / tiles, steps = panel_bytes / (PANEL * 4);
+    return (struct fetch){FETCH_NEXT_PANEL, panel + panel_bytes + tile * steps * step, step};
+}
+
 void product(const struct linear *linear, int bfloat16, enum activation activation, const float *input,
              size_t input_stride, float *output, size_t output_stride, const float *residual, int rows,
              uint16_t *rounded) {
-    const int height = even_split(rows, TILE_ROWS);
+    const int height = even_split(rows, TILE_ROWS), tiles = (rows + height - 1) / height;
     const size_t panel_bytes = (size_t)linear->in * PANEL * (bfloat16 ? 2 : 4);
     const bfloat16_operand *operand = (const void *)input;
     size_t operand_stride = input_stride;
@@ -58,8 +70,7 @@ void product(const struct linear *linear, int bfloat16, enum activation activati
     for (int column = 0; column < linear->out; column += PANEL, panel += panel_bytes)
         for (int row = 0; row < rows; row += height) {
             const int tile_rows = rows - row < height ? rows - row : height;
-            // With one tile each panel is used once. With several the first one fetches the next panel for all.
-            const enum fetch fetch = height == rows ? FETCH_STREAM : row == 0 ? FETCH_NEXT_PANEL : FETCH_NOTHING;
+            const struct fetch fetch = fetch_beside(row / height, tiles, panel, panel_bytes);
             if (bfloat16)
                 multiply_bfloat16(sums, PANEL, operand + row * operand_stride, operand_stride, (const void *)panel,
                                   tile_rows, linear->in, fetch);

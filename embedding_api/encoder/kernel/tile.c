@@ -4,17 +4,13 @@
 #include <immintrin.h>
 #endif
 
-// How many bytes ahead a stream is fetched. Of 1, 4, 8, 16 and 32 KB, 16 was the fastest.
-enum { STREAM_AHEAD = 16384 };
-
-// Called for each row of a panel. The third argument of __builtin_prefetch says how near to keep it: 0 is the
-// non-temporal hint, 2 is for the second level of caches.
-INLINE void prefetch(const enum fetch fetch, const void *panel_row, size_t panel_bytes) {
-    const char *from = panel_row;
-    for (int line = 0; line < PANEL * 4; line += CACHE_LINE) {
-        if (fetch == FETCH_NEXT_PANEL) __builtin_prefetch(from + panel_bytes + line, 0, 2);
-        if (fetch == FETCH_STREAM) __builtin_prefetch(from + STREAM_AHEAD + line, 0, 0);
-    }
+// Fetches a step, and goes on to the next one. The third argument of __builtin_prefetch says how near to keep it: 0 is
+// the non-temporal hint, 2 is for the second level of caches.
+INLINE void prefetch(const enum fetch_kind kind, struct fetch *fetch) {
+    if (kind == FETCH_NEXT_PANEL) __builtin_prefetch(fetch->from, 0, 2);
+    if (kind == FETCH_STREAM)
+        for (int line = 0; line < PANEL * 4; line += CACHE_LINE) __builtin_prefetch(fetch->from + line, 0, 0);
+    fetch->from += fetch->step;
 }
 
 typedef vec tile[TILE_ROWS][PANEL_VECTORS];
@@ -36,23 +32,24 @@ INLINE void add_products(tile sums, const float *a, size_t a_stride, const vec w
 }
 
 INLINE void multiply_rows(float *to, size_t to_stride, const float *a, size_t a_stride, const float *b, int depth,
-                          const int rows, const enum fetch fetch) {
+                          const int rows, const enum fetch_kind kind, struct fetch fetch) {
     tile sums = {0};
     for (int k = 0; k < depth; k++, b += PANEL) {
         vec weights[PANEL_VECTORS];
         UNROLL for (int j = 0; j < PANEL_VECTORS; j++) weights[j] = load(b + j * LANES);
-        prefetch(fetch, b, (size_t)depth * PANEL * 4);
+        prefetch(kind, &fetch);
         add_products(sums, a + k, a_stride, weights, rows);
     }
     store_tile(to, to_stride, sums, rows);
 }
 
 INLINE void multiply_rows_bfloat16(float *to, size_t to_stride, const bfloat16_operand *a, size_t a_stride,
-                                   const int32_t *b, int depth, const int rows, const enum fetch fetch) {
+                                   const int32_t *b, int depth, const int rows, const enum fetch_kind kind,
+                                   struct fetch fetch) {
     tile sums = {0};
 #if defined __AVX512BF16__
     for (int k = 0; k < depth; k += 2, b += PANEL) {
-        prefetch(fetch, b, (size_t)depth / 2 * PANEL * 4);
+        prefetch(kind, &fetch);
         __m512bh pairs[PANEL_VECTORS];
         UNROLL for (int j = 0; j < PANEL_VECTORS; j++) pairs[j] = (__m512bh)load_words(b + j * LANES);
         UNROLL for (int i = 0; i < rows; i++) {
@@ -65,7 +62,7 @@ INLINE void multiply_rows_bfloat16(float *to, size_t to_stride, const bfloat16_o
     for (int k = 0; k < depth; k++) {
         // The first of two weights is the lower half of the word and is shifted up; the second is the upper half.
         const int is_second = k & 1, shift = is_second ? 0 : 16;
-        if (!is_second) prefetch(fetch, b, (size_t)depth / 2 * PANEL * 4);
+        if (!is_second) prefetch(kind, &fetch);
         vec weights[PANEL_VECTORS];
         UNROLL for (int j = 0; j < PANEL_VECTORS; j++)
             weights[j] = (vec)(load_words(b + j * LANES) << shift & ~0xffff);
@@ -100,23 +97,23 @@ INLINE void multiply_rows_bfloat16(float *to, size_t to_stride, const bfloat16_o
     }
 
 void multiply(float *sums, size_t sums_stride, const float *a, size_t a_stride, const float *b, int rows, int depth,
-              enum fetch fetch) {
-#define MULTIPLY(rows, fetch) multiply_rows(sums, sums_stride, a, a_stride, b, depth, rows, fetch)
+              struct fetch fetch) {
+#define MULTIPLY(rows, kind) multiply_rows(sums, sums_stride, a, a_stride, b, depth, rows, kind, fetch)
 #define WITHOUT_FETCH(rows) MULTIPLY(rows, FETCH_NOTHING)
 #define WITH_NEXT_PANEL(rows) MULTIPLY(rows, FETCH_NEXT_PANEL)
 #define WITH_STREAM(rows) MULTIPLY(rows, FETCH_STREAM)
-    if (fetch == FETCH_NOTHING) DISPATCH_ROWS(rows, WITHOUT_FETCH)
-    else if (fetch == FETCH_NEXT_PANEL) DISPATCH_ROWS(rows, WITH_NEXT_PANEL)
+    if (fetch.kind == FETCH_NOTHING) DISPATCH_ROWS(rows, WITHOUT_FETCH)
+    else if (fetch.kind == FETCH_NEXT_PANEL) DISPATCH_ROWS(rows, WITH_NEXT_PANEL)
     else DISPATCH_ROWS(rows, WITH_STREAM)
 }
 
 // From here on WITHOUT_FETCH and the others call another MULTIPLY.
 #undef MULTIPLY
 void multiply_bfloat16(float *sums, size_t sums_stride, const bfloat16_operand *a, size_t a_stride, const int32_t *b,
-                       int rows, int depth, enum fetch fetch) {
-#define MULTIPLY(rows, fetch) multiply_rows_bfloat16(sums, sums_stride, a, a_stride, b, depth, rows, fetch)
-    if (fetch == FETCH_NOTHING) DISPATCH_ROWS(rows, WITHOUT_FETCH)
-    else if (fetch == FETCH_NEXT_PANEL) DISPATCH_ROWS(rows, WITH_NEXT_PANEL)
+                       int rows, int depth, struct fetch fetch) {
+#define MULTIPLY(rows, kind) multiply_rows_bfloat16(sums, sums_stride, a, a_stride, b, depth, rows, kind, fetch)
+    if (fetch.kind == FETCH_NOTHING) DISPATCH_ROWS(rows, WITHOUT_FETCH)
+    else if (fetch.kind == FETCH_NEXT_PANEL) DISPATCH_ROWS(rows, WITH_NEXT_PANEL)
     else DISPATCH_ROWS(rows, WITH_STREAM)
 }
 

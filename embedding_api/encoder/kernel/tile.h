@@ -6,16 +6,23 @@
 
 #include "vector.h"
 
-// What to fetch from memory while a tile is computed.
-enum fetch {
+enum fetch_kind {
     FETCH_NOTHING,
-    FETCH_NEXT_PANEL,  // the panel after this one, which several tiles will use: into the caches
-    FETCH_STREAM,      // what follows in memory, where panels are used once: without displacing other data from caches
+    FETCH_NEXT_PANEL,  // weights that several tiles will use: into the caches
+    FETCH_STREAM,      // weights that are used once: without displacing other data from the caches
+};
+
+// The weights to fetch from memory while a tile is computed: for each word of a column another `step` bytes, at most a
+// cache line of the next panel, or a row of a stream.
+struct fetch {
+    enum fetch_kind kind;
+    const char *from;
+    size_t step;
 };
 
 // sums[rows][PANEL] = a[rows][depth] x b[depth][PANEL]; strides are in elements, and b's is PANEL.
 void multiply(float *sums, size_t sums_stride, const float *a, size_t a_stride, const float *b, int rows, int depth,
-              enum fetch fetch);
+              struct fetch fetch);
 
 // The same with weights in bfloat16, the upper half of a float32: a word of b[depth / 2][PANEL] has a column's weights
 // for two steps of the depth, the first of them in its lower half. Where the CPU multiplies such pairs, `a` is bfloat16
@@ -29,7 +36,7 @@ typedef float bfloat16_operand;
 #endif
 
 void multiply_bfloat16(float *sums, size_t sums_stride, const bfloat16_operand *a, size_t a_stride, const int32_t *b,
-                       int rows, int depth, enum fetch fetch);
+                       int rows, int depth, struct fetch fetch);
 
 #if defined __AVX512BF16__
 // Rounds `count` values, and those after them up to a multiple of LANES.
