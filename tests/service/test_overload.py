@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -37,6 +38,27 @@ def test_more_waiting_requests_than_allowed_are_refused_and_the_others_answered(
 def test_a_burst_within_the_limit_is_answered_to_the_last(start, pool):
     server = start(workers=1, EMBEDDING_MAX_WAITING="64")
     assert [reply.status for reply in pool.map(server.embed, [BLOCKING_TEXT] * 20)] == [200] * 20
+
+
+def test_new_connections_without_end_do_not_hold_up_the_next_pass(start, pool):
+    """As soon as the worker has answered some of them, others wait in the backlog."""
+    server = start(workers=1)
+    answered = threading.Event()
+
+    def flood():
+        deadline = time.monotonic() + 10
+        while not answered.is_set() and time.monotonic() < deadline:
+            assert server.raw(get("/health", "Connection: close")).status == 200
+
+    floods = [pool.submit(flood) for _ in range(32)]
+    try:
+        wait_until(lambda: server.log().count("GET /health") > 100)
+        assert server.embed("a").status == 200
+        assert not any(flood.done() for flood in floods), "it was answered when the flood was over"
+    finally:
+        answered.set()
+    for flood in floods:
+        flood.result()
 
 
 def test_large_requests_leave_room_for_short_ones_and_for_probes(start, pool, occupy):
