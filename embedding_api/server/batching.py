@@ -157,6 +157,11 @@ class Batcher:
         """Whether `turn` would do something."""
         return bool(self._parked or self._paused or self._can_begin() or self._can_answer())
 
+    @property
+    def computes(self) -> bool:
+        """Whether the compute threads have work."""
+        return bool(self._jobs)
+
     def _can_begin(self):
         return self._queued and self._limits.vectors.fits(next(iter(self._queued.values())).vector_bytes)
 

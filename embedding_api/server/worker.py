@@ -125,7 +125,7 @@ class Worker(SyncWorker):
     def _poll(self):
         if self._ready or self._batcher.has_work:
             return self._epoll.poll(0)
-        if self._memory_to_free:
+        if self._memory_to_free and not self._batcher.computes:
             self._memory_to_free = False
             self.wsgi.extensions["encoder"].free_scratch()
             # Exceptions are in reference cycles, and their tracebacks refer to texts.

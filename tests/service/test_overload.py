@@ -72,6 +72,13 @@ def test_large_requests_leave_room_for_short_ones_and_for_probes(start, pool, oc
     assert [reply.result().status for reply in large] == [200] * 6
 
 
+def test_scratch_memory_is_freed_when_the_compute_threads_have_no_more_work(start):
+    server = start(workers=1)
+    for number in (1, 2):
+        assert server.embed([text_taking(seconds=0.25)] * 8).status == 200
+        wait_until(lambda number=number: server.log().count("Scratch memory is freed.") == number)
+
+
 def test_large_requests_beyond_the_limit_are_refused(start, occupy):
     server = start(workers=1, EMBEDDING_MAX_WAITING="3")
     accepted = occupy(server, count=3, seconds=2)
