@@ -186,18 +186,22 @@ class Worker(SyncWorker):
             self._backlog_to_drain = max(self._backlog_to_drain - 1, 0)
             self._connections[client.fileno()] = connection
             self._epoll.register(client, INPUT)
-            if len(self._connections) > self.cfg.worker_connections:
-                self._evict_one(but=connection)
             # Its request has usually arrived.
             self._ready[client.fileno()] = select.EPOLLIN
+            if len(self._connections) > self.cfg.worker_connections:
+                self._evict_one()
         if time.monotonic() < self._accept_until:
             # There may be more: accept them after the requests of these.
             self._ready[listener.fileno()] = select.EPOLLIN
 
-    def _evict_one(self, but=None):
-        """Evict the connection that has been idle or slow for longest, to make room for another."""
-        others = (other for other in self._connections.values() if not other.waits_for_server and other is not but)
-        longest = min(others, key=lambda other: other.since, default=None)
+    def _evict_one(self):
+        """Evict the connection that has been idle or slow for longest, to make room for another.
+
+        Not one whose request may have arrived.
+        """
+        unready = (connection for descriptor, connection in self._connections.items() if descriptor not in self._ready)
+        evictable = (connection for connection in unready if not connection.waits_for_server)
+        longest = min(evictable, key=lambda connection: connection.since, default=None)
         if longest:
             longest.evict()
 

@@ -1,6 +1,7 @@
 """More than the service can do: what is beyond the limits is refused, or waits, and the rest is answered."""
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -183,6 +184,17 @@ def test_idle_kept_connections_make_room_for_new_ones(start):
         clients.append(server.client())
         assert clients[-1].ask(get("/health")).status == 200
     assert server.embed("a").status == 200
+    for client in clients:
+        client.__exit__()
+
+
+def test_a_request_that_has_arrived_is_not_dropped_to_make_room(start):
+    server = start("--worker-connections", "3", workers=1)
+    [worker] = server.workers()
+    os.kill(worker, signal.SIGSTOP)
+    clients = [server.client(embed_request("a")) for _ in range(8)]
+    os.kill(worker, signal.SIGCONT)
+    assert [client.reply().status for client in clients] == [200] * 8
     for client in clients:
         client.__exit__()
 
