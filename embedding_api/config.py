@@ -14,6 +14,8 @@ from embedding_api.errors import ConfigError
 
 # The upper limit of EMBEDDING_MAX_WAITING.
 MOST_WAITING = 1024
+# The upper limit of other numbers, far above what makes sense: reading a body and JSON fail with more than 64 bits.
+_LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +91,14 @@ def process_settings() -> Settings:
     return Settings.from_env()
 
 
-def _whole_number(env, name, default, maximum=None):
+def _whole_number(env, name, default, maximum=_LARGEST):
     if not env.str(name, ""):
         return default
     try:
         return env.int(name, default, validate=validate.Range(min=1, max=maximum))
     except EnvError:
-        allowed = "of at least 1" if maximum is None else f"from 1 to {maximum}"
-        raise ConfigError(f"{name}={os.environ[name]!r} makes no sense: set it to a whole number {allowed}.") from None
+        message = f"{name}={os.environ[name]!r} makes no sense: set it to a whole number from 1 to {maximum}."
+        raise ConfigError(message) from None
 
 
 def _one_of(env, name, *choices):

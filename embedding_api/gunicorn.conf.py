@@ -52,8 +52,8 @@ keepalive = 75
 # Seconds without a report after which a worker counts as hung and is replaced. A worker reports at each turn of its
 # event loop, unless its compute threads have work and have finished no micro-batch for so long.
 timeout = 30
-# Seconds that a stop waits for accepted requests: the largest request keeps a core busy for minutes.
-graceful_timeout = 120
+# Seconds that a stop waits for accepted requests: two of the largest at once take 280 seconds on two cores.
+graceful_timeout = 300
 
 # Each worker reports to the master through a file in this folder.
 worker_tmp_dir = writable_folder()

@@ -5,6 +5,7 @@ The files are named by the worker's number, from 1, and not by its process id: t
 its number and continues its counts. So no count is lost, and there are never files of more workers than run at a time.
 """
 
+import glob
 import os
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
@@ -123,7 +124,22 @@ def registry() -> CollectorRegistry:
     """A registry of all these metrics, summed over the workers."""
     registry = CollectorRegistry()
     if _directory:
-        MultiProcessCollector(registry, _directory)
+        _Collector(registry, _directory)
     else:
         registry.register(_process)
     return registry
+
+
+class _Collector(MultiProcessCollector):
+    """Leaves out empty files: a worker that starts has just made them, and prometheus-client cannot read them."""
+
+    def collect(self):
+        return self.merge([path for path in glob.glob(f"{self._path}/*.db") if _size(path)])
+
+
+def _size(path):
+    try:
+        return os.path.getsize(path)
+    except FileNotFoundError:
+        # That of a worker which has ended since.
+        return 0

@@ -84,7 +84,9 @@ def test_a_setting_with_two_choices(monkeypatch, field, choices):
         Settings.from_env()
 
 
-@pytest.mark.parametrize(("name", "end"), [("PORT", 65535), ("EMBEDDING_MAX_WAITING", 1024)])
+@pytest.mark.parametrize(
+    ("name", "end"), [("PORT", 65535), ("EMBEDDING_MAX_WAITING", 1024), ("EMBEDDING_MAX_BODY_BYTES", 2**31 - 1)]
+)
 def test_a_number_with_an_upper_end(monkeypatch, name, end):
     monkeypatch.setenv(name, str(end))
     Settings.from_env()

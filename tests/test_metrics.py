@@ -1,7 +1,7 @@
-import struct
 from types import SimpleNamespace
 
 import pytest
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
 from embedding_api.app import create_app
 from embedding_api.config import Settings
@@ -51,18 +51,13 @@ def test_only_the_scrape_itself_is_in_progress(client, figure):
     assert figure("embedding_requests_waiting") == 0
 
 
-def test_a_file_that_a_worker_has_just_made_is_waited_for(client, monkeypatch):
-    results = iter([struct.error, struct.error, b"embedding_texts_total 1.0\n"])
-
-    def generate(registry):
-        result = next(results)
-        if result is struct.error:
-            raise result("unpack requires a buffer of 4 bytes")
-        return result
-
-    monkeypatch.setattr("embedding_api.api.metrics.generate_latest", generate)
-    reply = client.get("/metrics")
-    assert (reply.status_code, reply.text) == (200, "embedding_texts_total 1.0\n")
+def test_a_file_that_a_worker_has_just_made_and_not_written_is_left_out(figure, monkeypatch, tmp_path):
+    file = MmapedDict(str(tmp_path / "counter_1.db"))
+    file.write_value(mmap_key("embedding_texts", "embedding_texts_total", (), (), "Texts embedded."), 3, 0)
+    file.close()
+    (tmp_path / "counter_2.db").touch()
+    monkeypatch.setattr("embedding_api.metrics._directory", str(tmp_path))
+    assert figure("embedding_texts_total") == 3
 
 
 def test_the_model_is_named(client):

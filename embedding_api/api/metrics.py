@@ -1,8 +1,5 @@
 """`GET /metrics`: figures for Prometheus."""
 
-import struct
-from time import sleep
-
 from flask import Blueprint, Response, current_app
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily
@@ -12,8 +9,6 @@ from embedding_api.api.operation import operation
 
 blueprint = Blueprint("metrics", __name__)
 
-_ATTEMPTS = 10
-
 
 @blueprint.get("/metrics", endpoint="metrics")
 @operation("Figures for Prometheus", content_type="text/plain")
@@ -22,17 +17,7 @@ def show():
     metrics.set_waiting(server.waiting)
     registry = metrics.registry()
     registry.register(_Service(encoder, server))
-    return Response(_text(registry), content_type=CONTENT_TYPE_LATEST)
-
-
-def _text(registry):
-    for _ in range(_ATTEMPTS):
-        try:
-            return generate_latest(registry)
-        except struct.error:
-            # A worker that starts has just made its file, which is still empty.
-            sleep(0.01)
-    return generate_latest(registry)
+    return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
 
 class _Service:

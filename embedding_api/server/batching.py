@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 import numpy as np
 from greenlet import getcurrent, greenlet
@@ -65,14 +66,14 @@ class Batcher:
         self._loop = getcurrent()
         self._resumed = self._progress = self._computed_at = time.monotonic()
         # Short requests that wait for the next forward pass, and the number of their tokens.
-        self._parked: deque[tuple[RequestTask, Sequence[TokenIds], int, float]] = deque()
+        self._parked: deque[_Parked] = deque()
         self._tokens = 0
         # Large requests that wait for memory for their vectors.
-        self._queued: deque[tuple[RequestTask, _Job]] = deque()
+        self._queued: dict[RequestTask, _Job] = {}
         # Large requests that the compute threads work on.
         self._jobs: dict[RequestTask, _Job] = {}
         # Requests that are computed, and wait for memory for their answer.
-        self._computed: deque[tuple[RequestTask, np.ndarray]] = deque()
+        self._computed: dict[RequestTask, np.ndarray] = {}
         # Requests that wait for their turn after a pause.
         self._paused: deque[RequestTask] = deque()
         # Micro-batches that the compute threads have finished and `collect` has not seen.
@@ -96,7 +97,7 @@ class Batcher:
         asked = time.monotonic()
         if tokens > self._encoder.micro_batch_tokens:
             return self._compute_large(task, texts, tokens, asked)
-        self._parked.append((task, texts, tokens, asked))
+        self._parked.append(_Parked(task, texts, tokens, asked))
         self._tokens += tokens
         return self._loop.switch()
 
@@ -105,7 +106,7 @@ class Batcher:
         # The body is no longer needed: its texts are tokens now.
         task.connection.request.free()
         self._limits.bodies.hold(task.connection, 4 * tokens)
-        self._queued.append((task, _Job(self._encoder, texts, self._threads.count, asked)))
+        self._queued[task] = _Job(self._encoder, texts, self._threads.count, asked)
         self._limits.large += 1
         return self._loop.switch()
 
@@ -156,8 +157,13 @@ class Batcher:
         """Whether `turn` would do something."""
         return bool(self._parked or self._paused or self._can_begin() or self._can_answer())
 
+    @property
+    def computes(self) -> bool:
+        """Whether the compute threads have work."""
+        return bool(self._jobs)
+
     def _can_begin(self):
-        return self._queued and self._limits.vectors.fits(self._queued[0][1].vector_bytes)
+        return self._queued and self._limits.vectors.fits(next(iter(self._queued.values())).vector_bytes)
 
     def _can_answer(self):
         return self._computed and self._limits.answers.has_room
@@ -174,66 +180,59 @@ class Batcher:
     def turn(self) -> None:
         """Do one forward pass, and some steps of large requests."""
         while self._can_begin():
-            self._begin(*self._queued.popleft())
+            self._begin(*_pop_first(self._queued))
         if self._parked:
             self._run_pass()
         until = time.monotonic() + STEP_SECONDS
         while self._can_answer() and time.monotonic() < until:
-            self._answer(*self._computed.popleft())
+            self._answer(*_pop_first(self._computed))
         if self._paused:
             self.run(self._paused.popleft())
 
     def _begin(self, task, job):
         """Give a large request to the compute threads."""
-        if task.connection.gone:
-            self._limits.large -= 1
-            task.throw(ClientGone)
-            return
         if not self._jobs:
             self._progress = time.monotonic()
         self._jobs[task] = job
-        job.vectors = np.empty((job.rows, self._encoder.dimension), np.float32)
-        self._limits.vectors.hold(task.connection, job.vector_bytes)
         try:
+            job.vectors = np.empty((job.rows, self._encoder.dimension), np.float32)
+            self._limits.vectors.hold(task.connection, job.vector_bytes)
             for _ in range(min(job.left, self._threads.count)):
                 self._threads.submit(self._compute_next, task, job)
-        except RuntimeError as error:
-            # The operating system gives the process no more threads.
+        except (RuntimeError, MemoryError) as error:
+            # The operating system gives the process no more threads, or no more memory.
             self._end(task)
             task.throw(error)
 
     def _answer(self, task, vectors):
         self._limits.vectors.hold(task.connection, 0)
-        if task.connection.gone:
-            task.throw(ClientGone)
-            return
         # An estimate: the connection replaces it by the bytes of the answer.
         self._limits.answers.hold(task.connection, len(vectors) * VECTOR_BYTES)
         self.run(task, vectors)
 
     def _run_pass(self):
         batch, room = [], self._encoder.micro_batch_tokens
-        while self._parked and (not batch or self._parked[0][2] <= room):
-            task, texts, tokens, asked = self._parked.popleft()
-            self._tokens -= tokens
-            if task.connection.gone:
-                task.throw(ClientGone)
+        while self._parked and (not batch or self._parked[0].tokens <= room):
+            parked = self._parked.popleft()
+            self._tokens -= parked.tokens
+            if parked.task.connection.gone:
+                parked.task.throw(ClientGone)
                 continue
-            room -= tokens
-            batch.append((task, texts, tokens, asked))
+            room -= parked.tokens
+            batch.append(parked)
         if not batch:
             return
         began = time.monotonic()
         try:
             # One forward pass, unless padding makes several cheaper.
-            vectors = self._encoder.compute([text for _, texts, _, _ in batch for text in texts], in_this_thread=True)
+            vectors = self._encoder.compute([text for parked in batch for text in parked.texts], in_this_thread=True)
         except Exception as error:
-            for task, *_ in batch:
-                task.throw(error)
+            for parked in batch:
+                parked.task.throw(error)
             return
         self._limits.record_seconds(time.monotonic() - began, len(batch))
-        self._record(len(batch), sum(tokens for _, _, tokens, _ in batch))
-        self._on_pass([task for task, *_ in batch])
+        self._record(len(batch), sum(parked.tokens for parked in batch))
+        self._on_pass([parked.task for parked in batch])
         start = 0
         for task, texts, _, asked in batch:
             task.waited = began - asked
@@ -244,7 +243,7 @@ class Batcher:
             elif self._limits.answers.has_room:
                 self._answer(task, own)
             else:
-                self._computed.append((task, own))
+                self._computed[task] = own
 
     def collect(self) -> None:
         """Handle the micro-batches that the compute threads have finished."""
@@ -266,18 +265,35 @@ class Batcher:
                 self._limits.record_seconds(self._progress - max(job.began, self._computed_at), large=True)
                 self._computed_at = self._progress
                 task.waited = job.began - job.asked
-                self._computed.append((task, job.vectors))
+                self._computed[task] = job.vectors
 
     def cancel(self, task: RequestTask) -> None:
-        """End a large request whose client has gone."""
-        if task in self._jobs:
+        """End a request whose client has gone, and free what it holds; a short one ends when its pass begins."""
+        if task in self._queued or task in self._jobs:
             self._end(task)
-            task.throw(ClientGone)
+        elif self._computed.pop(task, None) is None:
+            return
+        task.throw(ClientGone)
 
     def _end(self, task):
-        self._jobs.pop(task).batches.clear()
+        job = self._queued.pop(task, None) or self._jobs.pop(task)
+        job.batches.clear()
         self._limits.large -= 1
         self._limits.bodies.hold(task.connection, 0)
+
+
+def _pop_first(tasks):
+    task = next(iter(tasks))
+    return task, tasks.pop(task)
+
+
+class _Parked(NamedTuple):
+    """A short request: its texts, their number of tokens, and when it asked for their vectors."""
+
+    task: RequestTask
+    texts: Sequence[TokenIds]
+    tokens: int
+    asked: float
 
 
 class _Job:

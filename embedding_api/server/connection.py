@@ -5,6 +5,7 @@ import math
 import select
 import socket
 import time
+from contextlib import suppress
 from enum import Enum, auto
 
 from embedding_api import metrics
@@ -218,7 +219,9 @@ class Connection:
         """
         if self.request.complete or self.request.is_too_large:
             return
-        self.client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # Not for a client that has gone, which the event loop will notice, or that has not read its last answer.
+        with suppress(OSError):
+            self.client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._awaits_body = True
         self.resume_reading()
         loop.switch()

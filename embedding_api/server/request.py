@@ -217,9 +217,11 @@ class Request(HeaderPolicy):
         trusted = self._peer_trusted_for_forwarded()
         try:
             for name, value in self._fields:
-                name, value = _text(name).upper(), _text(value)
+                # httptools leaves white space at the end of a value.
+                name, value = _text(name).upper(), _text(value).rstrip(" \t")
                 field = self._apply_header_policy(name, value, scheme_state, seen, *trusted)
-                if field:
+                # No other protocol is spoken here, and Flask would refuse to route a WebSocket's request.
+                if field and name != "UPGRADE":
                     self.headers.append(field)
         except http.ExpectationFailed:
             message = "The header Expect asks for what is not done here. Leave it out, or send 100-continue."
@@ -235,7 +237,8 @@ class Request(HeaderPolicy):
         if codings and (codings != ["chunked"] or self.version == (1, 0)):
             raise _malformed("the only Transfer-Encoding is chunked, in HTTP/1.1")
         self._content_length, self._is_chunked = int(headers.get("CONTENT-LENGTH", 0)), bool(codings)
-        connection = {option.strip() for option in headers.get("CONNECTION", "").lower().split(",")}
+        options = ",".join(value.lower() for name, value in self.headers if name == "CONNECTION")
+        connection = {option.strip() for option in options.split(",")}
         if "close" in connection or (self.version == (1, 0) and "keep-alive" not in connection):
             self.must_close = True
         # Hidden from Gunicorn, which would send 100 Continue at once, before the request is checked.

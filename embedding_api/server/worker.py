@@ -26,6 +26,8 @@ from embedding_api.server.shared import SharedFlags
 TICK = 1
 # Connections accepted at a time: few, so that open ones have their turn.
 ACCEPTS = 8
+# Seconds of a turn for which connections are accepted: while others came without end, there would be no forward pass.
+ACCEPT_SECONDS = 0.05
 # The most compute threads of a worker: each keeps scratch memory of some MB, and there may be as many workers as cores.
 MAX_THREADS = 8
 # Grace periods of a drain, in seconds: for clients that send nothing, and for those that send or read.
@@ -87,7 +89,7 @@ class Worker(SyncWorker):
         self._memory_to_free = False
         # When the drain began, and how many connections that were in the backlog then are not accepted yet.
         self._draining_since, self._backlog_to_drain = None, 0
-        self._next_tick = 0.0
+        self._next_tick = self._accept_until = 0.0
         self._epoll = select.epoll()
         self._epoll.register(self.PIPE[0], select.EPOLLIN)
         self._epoll.register(self._batcher.event, select.EPOLLIN)
@@ -109,6 +111,7 @@ class Worker(SyncWorker):
         if self._batcher.seconds_without_progress() < (self.timeout or math.inf):
             self.notify()
         self._ready.update(self._poll())
+        self._accept_until = time.monotonic() + ACCEPT_SECONDS
         while self._ready and not self._batcher.is_full:
             self._handle(next(iter(self._ready)))
         self._postpone()
@@ -122,7 +125,7 @@ class Worker(SyncWorker):
     def _poll(self):
         if self._ready or self._batcher.has_work:
             return self._epoll.poll(0)
-        if self._memory_to_free:
+        if self._memory_to_free and not self._batcher.computes:
             self._memory_to_free = False
             self.wsgi.extensions["encoder"].free_scratch()
             # Exceptions are in reference cycles, and their tracebacks refer to texts.
@@ -183,17 +186,22 @@ class Worker(SyncWorker):
             self._backlog_to_drain = max(self._backlog_to_drain - 1, 0)
             self._connections[client.fileno()] = connection
             self._epoll.register(client, INPUT)
-            if len(self._connections) > self.cfg.worker_connections:
-                self._evict_one(but=connection)
             # Its request has usually arrived.
             self._ready[client.fileno()] = select.EPOLLIN
-        # There may be more: accept them after the requests of these.
-        self._ready[listener.fileno()] = select.EPOLLIN
+            if len(self._connections) > self.cfg.worker_connections:
+                self._evict_one()
+        if time.monotonic() < self._accept_until:
+            # There may be more: accept them after the requests of these.
+            self._ready[listener.fileno()] = select.EPOLLIN
 
-    def _evict_one(self, but=None):
-        """Evict the connection that has been idle or slow for longest, to make room for another."""
-        others = (other for other in self._connections.values() if not other.waits_for_server and other is not but)
-        longest = min(others, key=lambda other: other.since, default=None)
+    def _evict_one(self):
+        """Evict the connection that has been idle or slow for longest, to make room for another.
+
+        Not one whose request may have arrived.
+        """
+        unready = (connection for descriptor, connection in self._connections.items() if descriptor not in self._ready)
+        evictable = (connection for connection in unready if not connection.waits_for_server)
+        longest = min(evictable, key=lambda connection: connection.since, default=None)
         if longest:
             longest.evict()
 

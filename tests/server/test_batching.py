@@ -363,16 +363,18 @@ def test_a_large_request_waits_until_there_is_memory_for_its_vectors(ask, batche
     assert connection not in limits.bodies
 
 
-def test_a_large_request_of_a_client_that_goes_while_it_waits_for_memory_is_not_begun(
+def test_a_large_request_of_a_client_that_goes_while_it_waits_for_memory_makes_room_at_once(
     ask, batcher, threads, limits, engine
 ):
     limits.vectors.hold(other := Connection(), 10**9)
     connection = ask([1] * 10, [2] * 10)
     connection.gone = True
+    batcher.cancel(connection.task)
+    assert isinstance(connection.result, ClientGone)
+    assert (limits.large, connection in limits.bodies) == (0, False)
     limits.vectors.hold(other, 0)
     drain(batcher, threads)
-    assert isinstance(connection.result, ClientGone)
-    assert (engine.passes, limits.large) == ([], 0)
+    assert engine.passes == []
 
 
 def test_a_short_request_of_many_texts_waits_for_room_for_its_answer(ask, batcher, limits):
@@ -397,13 +399,17 @@ def test_a_request_for_which_there_are_no_threads_fails_alone(ask, batcher, thre
     assert right(short, [1])
 
 
-def test_a_client_that_goes_before_there_is_room_for_its_answer_gets_none(ask, batcher, threads):
-    connection = ask([1] * 10, [2] * 10)
-    threads.step(2)
-    batcher.collect()
-    connection.gone = True
-    batcher.turn()
-    assert isinstance(connection.result, ClientGone)
+def test_a_client_that_goes_before_there_is_room_for_its_answer_gets_none(ask, batcher, threads, limits):
+    limits.answers.hold(reader := Connection(), 10**9)
+    large, short = ask([1] * 10, [2] * 10), ask(*[[1]] * 9)
+    drain(batcher, threads)
+    for connection in (large, short):
+        assert connection.result is None
+        connection.gone = True
+        batcher.cancel(connection.task)
+        assert isinstance(connection.result, ClientGone)
+    limits.answers.hold(reader, 0)
+    assert not batcher.has_work
 
 
 def test_a_request_that_holds_the_loop_for_long_lets_others_go_on(ask, batcher, monkeypatch, right):

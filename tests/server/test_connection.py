@@ -6,6 +6,7 @@ import math
 import select
 import socket
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -507,6 +508,20 @@ def test_a_client_that_expects_100_gets_it_when_the_application_reads_the_body(a
     assert (asking, client.got()) == ([b"body"], b"answer")
     assert connection.state is State.READING
     assert len(application.started) == 1
+
+
+@pytest.fixture
+def unread(connection):
+    """The client reads nothing, so that nothing more can be sent to it."""
+    with suppress(BlockingIOError):
+        while True:
+            connection.client.send(bytes(65536))
+
+
+def test_a_client_that_cannot_be_sent_100_may_send_its_body(unread, asking, client):
+    assert asking == []
+    client.send(b"body")
+    assert asking == [b"body"]
 
 
 def test_a_client_that_expects_100_and_goes_leaves_nothing_behind(asking, client, connection, worker):

@@ -43,6 +43,7 @@ def error_of(*pieces, **settings):
         [POST + b"Content-Length: 4\r\n\r\n", b"bo", b"dy"],
         [CHUNKED + b"2\r\nbo\r\n", b"2\r\nd", b"y\r\n0\r\n\r\n"],
         [CHUNKED + b"4;a=b\r\nbody\r\n0\r\nX-Trailer: a\r\n\r\n"],
+        [POST + b"Transfer-Encoding:  Chunked \r\n\r\n4\r\nbody\r\n0\r\n\r\n"],
         [b"\r\n", b"\r\n" + POST + b"Content-Length: 4\r\n\r\nbody"],
     ],
 )
@@ -93,7 +94,7 @@ def test_a_body_as_large_as_it_may_be_is_not_too_large(feed):
     assert not request.is_too_large
 
 
-@pytest.mark.parametrize(("sent", "expects"), [(b"100-continue", True), (b"100-Continue", True), (None, False)])
+@pytest.mark.parametrize(("sent", "expects"), [(b"100-continue", True), (b"100-Continue ", True), (None, False)])
 def test_a_client_may_wait_for_100_continue(feed, sent, expects):
     field = b"Expect: " + sent + b"\r\n" if sent else b""
     assert feed(POST + field + b"Content-Length: 4\r\n\r\n").expects_continue is expects
@@ -109,6 +110,7 @@ def test_any_other_expectation_is_an_error():
         (b"GET / HTTP/1.1\r\nHost: x\r\n", False),
         (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", True),
         (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: TE, Close\r\n", True),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nConnection: TE\r\n", True),
         (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n", False),
         (b"GET / HTTP/1.0\r\n", True),
         (b"GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n", False),

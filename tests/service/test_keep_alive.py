@@ -116,6 +116,11 @@ def test_a_client_that_asks_for_http_2_is_answered_in_http_1(slow, client):
         assert other.reply().body == slow.embed("a").body
 
 
+def test_a_client_that_asks_for_a_websocket_is_answered_in_http_1(client):
+    upgrade = "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAA"
+    assert client.ask(get("/health", *upgrade)).status == 200
+
+
 def test_a_client_that_speaks_http_2_gets_an_error(client):
     reply = client.ask(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
     assert reply.status == 400

@@ -1,7 +1,9 @@
 """More than the service can do: what is beyond the limits is refused, or waits, and the rest is answered."""
 
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -39,6 +41,27 @@ def test_a_burst_within_the_limit_is_answered_to_the_last(start, pool):
     assert [reply.status for reply in pool.map(server.embed, [BLOCKING_TEXT] * 20)] == [200] * 20
 
 
+def test_new_connections_without_end_do_not_hold_up_the_next_pass(start, pool):
+    """As soon as the worker has answered some of them, others wait in the backlog."""
+    server = start(workers=1)
+    answered = threading.Event()
+
+    def flood():
+        deadline = time.monotonic() + 10
+        while not answered.is_set() and time.monotonic() < deadline:
+            assert server.raw(get("/health", "Connection: close")).status == 200
+
+    floods = [pool.submit(flood) for _ in range(32)]
+    try:
+        wait_until(lambda: server.log().count("GET /health") > 100)
+        assert server.embed("a").status == 200
+        assert not any(flood.done() for flood in floods), "it was answered when the flood was over"
+    finally:
+        answered.set()
+    for flood in floods:
+        flood.result()
+
+
 def test_large_requests_leave_room_for_short_ones_and_for_probes(start, pool, occupy):
     server = start(workers=1, EMBEDDING_MAX_WAITING="6")
     large = occupy(server, count=6, seconds=2)
@@ -48,6 +71,13 @@ def test_large_requests_leave_room_for_short_ones_and_for_probes(start, pool, oc
             assert server.get(path).status == 200
     assert not all(reply.done() for reply in large)
     assert [reply.result().status for reply in large] == [200] * 6
+
+
+def test_scratch_memory_is_freed_when_the_compute_threads_have_no_more_work(start):
+    server = start(workers=1)
+    for number in (1, 2):
+        assert server.embed([text_taking(seconds=0.25)] * 8).status == 200
+        wait_until(lambda number=number: server.log().count("Scratch memory is freed.") == number)
 
 
 def test_large_requests_beyond_the_limit_are_refused(start, occupy):
@@ -154,6 +184,17 @@ def test_idle_kept_connections_make_room_for_new_ones(start):
         clients.append(server.client())
         assert clients[-1].ask(get("/health")).status == 200
     assert server.embed("a").status == 200
+    for client in clients:
+        client.__exit__()
+
+
+def test_a_request_that_has_arrived_is_not_dropped_to_make_room(start):
+    server = start("--worker-connections", "3", workers=1)
+    [worker] = server.workers()
+    os.kill(worker, signal.SIGSTOP)
+    clients = [server.client(embed_request("a")) for _ in range(8)]
+    os.kill(worker, signal.SIGCONT)
+    assert [client.reply().status for client in clients] == [200] * 8
     for client in clients:
         client.__exit__()
 

@@ -1,6 +1,14 @@
 """An application for Gunicorn whose encoder takes as many seconds as a text of `tiny.text_taking` says."""
 
+import sys
+
 from embedding_api.app import create_app
 from tests.support.tiny import SlowEngine, tiny_encoder
 
-app = create_app(encoder=tiny_encoder(SlowEngine(), max_length=64))
+
+class Engine(SlowEngine):
+    def free_scratch(self):
+        print("Scratch memory is freed.", file=sys.stderr)
+
+
+app = create_app(encoder=tiny_encoder(Engine(), max_length=64))
