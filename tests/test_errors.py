@@ -12,7 +12,7 @@ PRIVATE = "a private text"
 
 
 class BrokenEngine(TinyEngine):
-    def forward(self, batch):
+    def forward(self, batch, with_helper=False):
         if len(batch[0]) > 12:
             raise RuntimeError(f"broken by {PRIVATE}")
         return super().forward(batch)

@@ -26,10 +26,13 @@ class Engine(Protocol):
     micro_batch_tokens: int
     pads: bool
 
-    def forward(self, batch: Sequence[TokenIds]) -> np.ndarray:
+    def forward(self, batch: Sequence[TokenIds], with_helper: bool = False) -> np.ndarray:
         """The vectors of some texts before normalisation, as a float32 array of shape (texts, dimension).
 
         Any thread may call it at any time.
+
+        Args:
+            with_helper: whether the engine's helper thread, if it has one, takes part. Only one thread may ask for it.
         """
 
     def free_scratch(self) -> None:

@@ -73,5 +73,9 @@ def _begin(nice):
     # forbid it.
     with suppress(OSError):
         os.nice(nice)
-    # The main thread handles signals; a signal that is delivered to this thread would not wake it.
+    block_signals()
+
+
+def block_signals() -> None:
+    """Have no signal delivered to this thread: the main thread handles them, and would not be woken."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})

@@ -145,22 +145,31 @@ class Encoder:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
 
-    def compute(self, ids: Sequence[TokenIds], in_this_thread: bool = False) -> np.ndarray:
+    def compute(self, ids: Sequence[TokenIds]) -> np.ndarray:
         """The vectors of token ids before normalisation, as a float32 array of shape (len(ids), dimension).
 
         Several micro-batches go to the compute threads; this thread waits for them, and calls the heartbeat. The
         vectors do not depend on the number of threads.
+        """
+        batches = list(self.micro_batches(ids, self._threads.count))
+        if len(batches) == 1:
+            return self.compute_in_this_thread(ids)
+        texts = [[ids[index] for index in batch] for batch in batches]
+        return self._in_order(batches, self._threads.run(self.forward, texts, self.heartbeat))
+
+    def compute_in_this_thread(self, ids: Sequence[TokenIds], with_helper: bool = False) -> np.ndarray:
+        """What `compute` returns, without compute threads and heartbeats.
 
         Args:
-            in_this_thread: whether to compute all micro-batches in this thread, without heartbeats.
+            with_helper: whether the engine's helper computes as well. Only one thread may ask for it.
         """
-        batches = list(self.micro_batches(ids, 1 if in_this_thread else self._threads.count))
-        batched_ids = [[ids[index] for index in batch] for batch in batches]
-        if in_this_thread or len(batches) == 1:
-            results = [self.forward(batch) for batch in batched_ids]
-        else:
-            results = self._threads.run(self.forward, batched_ids, self.heartbeat)
-        vectors = np.empty((len(ids), self.dimension), dtype=np.float32)
+        batches = list(self.micro_batches(ids))
+        results = [self._engine.forward([ids[index] for index in batch], with_helper) for batch in batches]
+        return self._in_order(batches, results)
+
+    def _in_order(self, batches, results):
+        """The vectors of micro-batches in the order of the texts."""
+        vectors = np.empty((sum(map(len, batches)), self.dimension), dtype=np.float32)
         for batch, result in zip(batches, results, strict=True):
             vectors[batch] = result
         return vectors

@@ -24,10 +24,10 @@ class ReferenceEngine:
         """Does nothing: PyTorch manages its own memory."""
 
     @torch.inference_mode()
-    def forward(self, batch):
+    def forward(self, batch, with_helper=False):
         """The vectors of a batch of texts, as a float32 array of shape (len(batch), dimension).
 
-        Each text is an array or a list of its token ids.
+        Each text is an array or a list of its token ids. There is no helper.
         """
         shape = len(batch), max(map(len, batch))
         input_ids = torch.zeros(shape, dtype=torch.long)

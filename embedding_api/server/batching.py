@@ -45,6 +45,7 @@ class Batcher:
         encoder: an `Encoder`.
         threads: the `ComputeThreads` for large requests.
         limits: the worker's `Limits`.
+        has_idle_core: called before each forward pass; if it returns true, the engine's helper computes as well.
         on_pass: called with the tasks of a forward pass before they are resumed.
         record: called with the number of requests and of tokens of each forward pass.
 
@@ -57,12 +58,13 @@ class Batcher:
         encoder: Encoder,
         threads: ComputeThreads,
         limits: Limits,
+        has_idle_core: Callable[[], bool],
         on_pass: Callable[[list[RequestTask]], None],
         record: Callable[[int, int], None],
     ) -> None:
         self.event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._encoder, self._threads, self._limits = encoder, threads, limits
-        self._on_pass, self._record = on_pass, record
+        self._has_idle_core, self._on_pass, self._record = has_idle_core, on_pass, record
         self._loop = getcurrent()
         self._resumed = self._progress = self._computed_at = time.monotonic()
         # Short requests that wait for the next forward pass, and the number of their tokens.
@@ -225,7 +227,8 @@ class Batcher:
         began = time.monotonic()
         try:
             # One forward pass, unless padding makes several cheaper.
-            vectors = self._encoder.compute([text for parked in batch for text in parked.texts], in_this_thread=True)
+            texts = [text for parked in batch for text in parked.texts]
+            vectors = self._encoder.compute_in_this_thread(texts, with_helper=self._has_idle_core())
         except Exception as error:
             for parked in batch:
                 parked.task.throw(error)

@@ -1,4 +1,4 @@
-"""What workers know of each other: whether some worker is idle, and whether all of them must stop."""
+"""What workers know of each other: how many of them are idle, and whether all of them must stop."""
 
 import mmap
 
@@ -25,6 +25,7 @@ class SharedFlags:
         """Set whether the worker of this number has nothing to do."""
         self._flags[1 + number % _FLAGS] = idle
 
-    def any_idle(self) -> bool:
-        """Whether some worker has nothing to do. A worker that asks is not idle."""
-        return self._flags.find(b"\1", 1) > 0
+    @property
+    def idle(self) -> int:
+        """How many workers have nothing to do. A worker that asks is not one of them."""
+        return self._flags[1:].count(1)

@@ -77,8 +77,11 @@ class Worker(SyncWorker):
         self.limits = Limits(self.settings, self.cfg.workers, self.sockets)
         encoder = self.wsgi.extensions["encoder"]
         # nice: the forward passes of all workers' event loops go first.
-        threads = ComputeThreads(min(usable_cores(), MAX_THREADS), nice=10)
-        self._batcher = Batcher(encoder, threads, self.limits, self._spread_load, metrics.record_forward_pass)
+        self._cores = usable_cores()
+        threads = ComputeThreads(min(self._cores, MAX_THREADS), nice=10)
+        self._batcher = Batcher(
+            encoder, threads, self.limits, self._has_idle_core, self._spread_load, metrics.record_forward_pass
+        )
         encoder.run_in_worker(compute=self._batcher.compute, heartbeat=self._batcher.heartbeat)
         self.application = Application(self, self._batcher, self.limits)
         self.wsgi.extensions["server"] = self
@@ -257,12 +260,16 @@ class Worker(SyncWorker):
             self.log.info("Autorestarting worker after current request.")
             self.alive = False
 
+    def _has_idle_core(self):
+        """Whether there is a core for this worker's helper, if all workers that are not idle have one."""
+        return 2 * (self.cfg.workers - self.shared.idle) <= self._cores
+
     def _spread_load(self, tasks):
         """Close a quarter of a pass's connections if another worker is idle, which accepts when their clients return.
 
         With half of them the other worker soon has more than this one, and the connections move to and fro.
         """
-        if (len(tasks) > 1 or self.limits.postponed) and self.shared.any_idle():
+        if (len(tasks) > 1 or self.limits.postponed) and self.shared.idle:
             for task in tasks[: max(len(tasks) // 4, 1)]:
                 task.connection.request.must_close = True
 

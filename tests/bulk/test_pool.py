@@ -74,7 +74,7 @@ class InterruptingEngine(TinyEngine):
     micro_batch_tokens = 1
     begun = 0
 
-    def forward(self, batch):
+    def forward(self, batch, with_helper=False):
         self.begun += 1
         if len(batch[0]) > 12:
             os.kill(os.getpid(), signal.SIGINT)

@@ -48,7 +48,7 @@ def embed(corpus, tmp_path):
 class StoppingEngine(TinyEngine):
     """Fails at the text "text 22"."""
 
-    def forward(self, batch):
+    def forward(self, batch, with_helper=False):
         if any(np.array_equal(ids, tiny_encoder().tokenize(["text 22"]).ids[0]) for ids in batch):
             raise InterruptedError
         return super().forward(batch)

@@ -84,7 +84,7 @@ def test_a_request_of_one_micro_batch_is_computed_at_once_and_others_by_the_comp
     computed_in = []
 
     class Watching(TinyEngine):
-        def forward(self, batch):
+        def forward(self, batch, with_helper=False):
             computed_in.append(threading.current_thread())
             return super().forward(batch)
 
@@ -111,7 +111,7 @@ def test_vectors_do_not_depend_on_the_number_of_threads(pads):
 
 def test_an_error_of_a_forward_pass_is_raised():
     class Failing(TinyEngine):
-        def forward(self, batch):
+        def forward(self, batch, with_helper=False):
             if len(batch[0]) == 5:
                 raise MemoryError
             return super().forward(batch)
@@ -168,7 +168,7 @@ def test_the_self_test_passes_as_long_as_a_known_text_gets_the_same_vector(monke
     class Ageing(TinyEngine):
         damage = 0.0
 
-        def forward(self, batch):
+        def forward(self, batch, with_helper=False):
             return super().forward(batch) + self.damage
 
     now = [100.0]
@@ -201,7 +201,7 @@ def test_the_heartbeat_comes_while_tokenizing():
 
 def test_a_vector_of_zeros_stays_one():
     class Zeros(TinyEngine):
-        def forward(self, batch):
+        def forward(self, batch, with_helper=False):
             return np.zeros((len(batch), 8))
 
     assert not tiny_encoder(Zeros()).encode([[2, 3]]).any()

@@ -29,7 +29,7 @@ class Worker:
         self.log, self.alive, self.requests = logging.getLogger("worker"), True, 0
         self.limits = Limits(self.settings, 1, [])
         encoder, threads = app.extensions["encoder"], SimpleNamespace(count=1)
-        self.batcher = Batcher(encoder, threads, self.limits, lambda tasks: None, lambda *figures: None)
+        self.batcher = Batcher(encoder, threads, self.limits, bool, lambda tasks: None, lambda *figures: None)
         encoder.run_in_worker(compute=self.batcher.compute, heartbeat=self.batcher.heartbeat)
         self.application = Application(self, self.batcher, self.limits)
         self.forgotten = []
@@ -268,7 +268,7 @@ def test_an_error_of_a_forward_pass_is_a_500_for_each_request_and_the_next_is_an
     class Broken(TinyEngine):
         broken = False
 
-        def forward(self, batch):
+        def forward(self, batch, with_helper=False):
             if self.broken:
                 raise MemoryError
             return super().forward(batch)

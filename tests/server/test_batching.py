@@ -22,10 +22,11 @@ class Engine(TinyEngine):
     pads = False
 
     def __init__(self):
-        self.passes = []
+        self.passes, self.helped = [], []
 
-    def forward(self, batch):
+    def forward(self, batch, with_helper=False):
         self.passes.append([list(text) for text in batch])
+        self.helped.append(with_helper)
         if any(99 in text for text in batch):
             raise MemoryError
         return super().forward(batch)
@@ -83,13 +84,20 @@ def limits():
 
 @pytest.fixture
 def passes():
-    """The requests and the tokens of each pass, as they were recorded; and the tasks of each shared pass."""
-    return SimpleNamespace(recorded=[], tasks=[])
+    """The requests and the tokens of each pass, as they were recorded; the tasks of shared ones; idle cores."""
+    return SimpleNamespace(recorded=[], tasks=[], idle_cores=0)
 
 
 @pytest.fixture
 def batcher(encoder, threads, limits, passes):
-    batcher = Batcher(encoder, threads, limits, passes.tasks.append, lambda *figures: passes.recorded.append(figures))
+    batcher = Batcher(
+        encoder,
+        threads,
+        limits,
+        lambda: passes.idle_cores > 0,
+        passes.tasks.append,
+        lambda *figures: passes.recorded.append(figures),
+    )
     encoder.run_in_worker(compute=batcher.compute, heartbeat=batcher.heartbeat)
     encoder._engine.passes.clear()
     yield batcher
@@ -155,6 +163,15 @@ def test_requests_that_wait_are_computed_in_one_pass(ask, batcher, engine, passe
     assert passes.recorded == [(3, 8)]
     assert passes.tasks == [[connection.task for connection in connections]]
     assert not batcher.has_work
+
+
+def test_the_helper_takes_part_in_a_pass_while_a_core_is_idle(ask, batcher, engine, passes, right):
+    connections = []
+    for passes.idle_cores in (0, 1, 0):
+        connections.append(ask([5, 6]))
+        batcher.turn()
+    assert engine.helped[-3:] == [False, True, False]
+    assert all(right(connection, [5, 6]) for connection in connections)
 
 
 def test_a_pass_has_no_more_tokens_than_a_micro_batch_and_the_oldest_come_first(ask, batcher, engine):

@@ -19,29 +19,29 @@ def run_forked(function):
 
 
 def test_at_first_no_worker_is_idle_and_the_service_does_not_stop(flags):
-    assert not flags.any_idle()
+    assert flags.idle == 0
     assert not flags.stopping
 
 
 def test_a_worker_sees_that_another_is_idle(flags):
     run_forked(lambda: flags.set_idle(2, True))
-    assert flags.any_idle()
+    assert flags.idle == 1
     run_forked(lambda: flags.set_idle(1, True))
     run_forked(lambda: flags.set_idle(2, False))
-    assert flags.any_idle()
+    assert flags.idle == 1
     run_forked(lambda: flags.set_idle(1, False))
-    assert not flags.any_idle()
+    assert flags.idle == 0
 
 
 def test_all_workers_see_the_stop_and_it_makes_no_worker_idle(flags):
     run_forked(flags.stop)
     assert flags.stopping
-    assert not flags.any_idle()
+    assert flags.idle == 0
     flags.set_idle(1, True)
-    assert flags.any_idle()
+    assert flags.idle == 1
 
 
 def test_any_number_of_workers_has_flags(flags):
     flags.set_idle(10_000, True)
-    assert flags.any_idle()
+    assert flags.idle == 1
     assert not flags.stopping

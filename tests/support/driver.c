@@ -2,10 +2,12 @@
 //
 // Standard input has a struct header; the model's arrays in the order in which the structs below read them, each behind
 // its size in bytes, an int64; and batches: the number of texts, their lengths and their token ids, all of them int32.
-// The vectors go to standard output. Called with any argument, it only prints the columns of a panel.
+// The vectors go to standard output. Called with "helper", a second thread takes part; called with "panel", it only
+// prints the columns of a panel.
 //
 // All memory is allocated in exactly the size that the kernel is to stay within. Memory that it may only write is full
 // of NaNs beforehand, so that reading from it shows in the vectors.
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -84,7 +86,19 @@ static struct bert read_bert(const struct header *header) {
     return bert;
 }
 
-static void run_batch(const struct bert *bert) {
+static void *run_helper(void *helper) {
+    while (helper) help(helper);
+    return NULL;
+}
+
+static struct helper *start_helper(void) {
+    struct helper *helper = calloc(1, sizeof *helper);
+    pthread_t thread;
+    if (!helper || pthread_create(&thread, NULL, run_helper, helper)) exit(EXIT_FAILURE);
+    return helper;
+}
+
+static void run_batch(const struct bert *bert, struct helper *helper) {
     const int32_t texts = read_number();
     int32_t *lengths = read_bytes(texts * sizeof *lengths), tokens = 0, longest = 0;
     for (int text = 0; text < texts; text++) {
@@ -95,7 +109,7 @@ static void run_batch(const struct bert *bert) {
     float *scratch = allocate(bert_scratch(bert, tokens, longest) * sizeof *scratch);
     const size_t floats = (size_t)texts * whole_panels(bert->dense.out ? bert->dense.out : bert->hidden);
     float *vectors = allocate(floats * sizeof *vectors);
-    bert_forward(bert, ids, lengths, texts, scratch, vectors);
+    bert_forward(bert, ids, lengths, texts, scratch, vectors, helper);
     if (fwrite(vectors, sizeof *vectors, floats, stdout) != floats) exit(EXIT_FAILURE);
     free(vectors);
     free(scratch);
@@ -104,13 +118,14 @@ static void run_batch(const struct bert *bert) {
 }
 
 int main(int arguments, char **argument) {
-    (void)argument;
-    if (arguments > 1) {
+    const char *mode = arguments > 1 ? argument[1] : "";
+    if (!strcmp(mode, "panel")) {
         printf("%d\n", bert_panel());
         return EXIT_SUCCESS;
     }
     const struct header *header = read_bytes(sizeof *header);
     const struct bert bert = read_bert(header);
-    for (int batch = 0; batch < header->batches; batch++) run_batch(&bert);
+    struct helper *helper = strcmp(mode, "helper") ? NULL : start_helper();
+    for (int batch = 0; batch < header->batches; batch++) run_batch(&bert, helper);
     return EXIT_SUCCESS;
 }

@@ -27,11 +27,11 @@ class Driver:
             CalledProcessError: it cannot be compiled without an error or a warning.
         """
         warnings = "-Wall", "-Wextra", "-Werror"
-        command = *compiler, "-std=c17", *warnings, f"-I{FOLDER}", FILES / "driver.c", *kernel, "-o", path
+        command = *compiler, "-std=c17", *warnings, f"-I{FOLDER}", FILES / "driver.c", *kernel, "-o", path, "-pthread"
         subprocess.run(command, check=True, capture_output=True)
         return cls([*runner, str(path)])
 
-    def forward(self, weights, *batches, bfloat16=False):
+    def forward(self, weights, *batches, bfloat16=False, helper=False):
         """The vectors of each batch of token id lists, one after the other in one run of the program."""
         panel = int(self._run(["panel"]))
         header = [weights.words.shape[1], weights.heads, len(weights.layers), weights.padding, weights.max_length]
@@ -44,7 +44,8 @@ class Driver:
         for batch in batches:
             data += [np.int32(len(batch)), np.array([len(ids) for ids in batch], np.int32)]
             data += [np.array(ids, np.int32) for ids in batch]
-        vectors = np.frombuffer(self._run([], b"".join(part.tobytes() for part in data)), np.float32)
+        arguments = ["helper"] if helper else []
+        vectors = np.frombuffer(self._run(arguments, b"".join(part.tobytes() for part in data)), np.float32)
         ends = list(accumulate(map(len, batches)))
         return np.split(vectors.reshape(ends[-1], -1)[:, : weights.dimension], ends[:-1])
 

@@ -9,7 +9,7 @@ enum { CHUNK_ROWS = 96 };
 
 int32_t bert_panel(void) { return PANEL; }
 
-// The scratch memory of a forward pass. Rows are tokens, one text after the other.
+// The scratch memory of a forward pass, and its helper. Rows are tokens, one text after the other.
 struct activations {
     float *rows;             // [tokens][hidden]: the input and the output of each layer
     float *query_key_value;  // [tokens][3 * hidden]: all heads' queries, then their keys, then their values
@@ -18,6 +18,7 @@ struct activations {
     float *intermediate;     // [CHUNK_ROWS][intermediate]
     float *attention_scratch;  // of one head, see attention.h
     uint16_t *rounded;       // [CHUNK_ROWS][hidden or intermediate], where the CPU multiplies in bfloat16
+    struct helper *helper;
 };
 
 static size_t intermediate_stride(const struct bert *bert) { return whole_panels(bert->layer->intermediate.out); }
@@ -117,16 +118,23 @@ static void attend(const struct bert *bert, const int32_t *lengths, int texts, i
 // From the context to the layer's output, which replaces its input in `rows`: the attention's output and the
 // feed-forward network, each with a residual and a norm.
 static void after_attention(const struct bert *bert, const struct layer *layer, float *rows, const float *context,
-                         int count, const struct activations *a) {
+                            int count, const struct activations *a) {
     const int hidden = bert->hidden;
     const size_t stride = intermediate_stride(bert);
-    product(&layer->attention_output, bert->bfloat16, ACTIVATION_NONE, context, hidden, a->sums, hidden, rows,
-            count, a->rounded);
+    struct product product = {.bfloat16 = bert->bfloat16, .rows = count, .rounded = a->rounded};
+    product.linear = &layer->attention_output, product.activation = ACTIVATION_NONE;
+    product.input = context, product.input_stride = hidden;
+    product.output = a->sums, product.output_stride = hidden, product.residual = rows;
+    compute_product(&product, a->helper);
     layer_norm(&layer->attention_norm, bert->epsilon, a->sums, rows, count, hidden);
-    product(&layer->intermediate, bert->bfloat16, bert->activation, rows, hidden, a->intermediate, stride, NULL, count,
-            a->rounded);
-    product(&layer->output, bert->bfloat16, ACTIVATION_NONE, a->intermediate, stride, a->sums, hidden, rows, count,
-            a->rounded);
+    product.linear = &layer->intermediate, product.activation = bert->activation;
+    product.input = rows, product.input_stride = hidden;
+    product.output = a->intermediate, product.output_stride = stride, product.residual = NULL;
+    compute_product(&product, a->helper);
+    product.linear = &layer->output, product.activation = ACTIVATION_NONE;
+    product.input = a->intermediate, product.input_stride = stride;
+    product.output = a->sums, product.output_stride = hidden, product.residual = rows;
+    compute_product(&product, a->helper);
     layer_norm(&layer->output_norm, bert->epsilon, a->sums, rows, count, hidden);
 }
 
@@ -135,8 +143,15 @@ static void run_layer(const struct bert *bert, const struct layer *layer, const 
     const size_t hidden = bert->hidden;
     int height = even_split(tokens, CHUNK_ROWS);
     for (int row = 0; row < tokens; row += height)
-        product(&layer->query_key_value, bert->bfloat16, ACTIVATION_NONE, a->rows + row * hidden, hidden,
-                a->query_key_value + row * 3 * hidden, 3 * hidden, NULL, min_int(height, tokens - row), a->rounded);
+        compute_product(&(struct product){.linear = &layer->query_key_value,
+                                          .bfloat16 = bert->bfloat16,
+                                          .rows = min_int(height, tokens - row),
+                                          .input = a->rows + row * hidden,
+                                          .input_stride = hidden,
+                                          .output = a->query_key_value + row * 3 * hidden,
+                                          .output_stride = 3 * hidden,
+                                          .rounded = a->rounded},
+                        a->helper);
     attend(bert, lengths, texts, first_only, a);
     if (first_only) {
         // Pooling reads only the first row of each text.
@@ -172,19 +187,30 @@ static void pool(const struct bert *bert, const int32_t *lengths, int texts, con
 }
 
 // From pooled rows to vectors.
-static void project(const struct bert *bert, const float *pooled, int texts, float *vectors, uint16_t *rounded) {
+static void project(const struct bert *bert, const float *pooled, int texts, float *vectors,
+                    const struct activations *a) {
     const size_t hidden = bert->hidden, stride = whole_panels(bert->dense.out);
     const int height = even_split(texts, CHUNK_ROWS);
     for (int row = 0; row < texts; row += height)
-        product(&bert->dense, bert->bfloat16, bert->dense_activation, pooled + row * hidden, hidden,
-                vectors + row * stride, stride, NULL, min_int(height, texts - row), rounded);
+        compute_product(&(struct product){.linear = &bert->dense,
+                                          .bfloat16 = bert->bfloat16,
+                                          .activation = bert->dense_activation,
+                                          .rows = min_int(height, texts - row),
+                                          .input = pooled + row * hidden,
+                                          .input_stride = hidden,
+                                          .output = vectors + row * stride,
+                                          .output_stride = stride,
+                                          .rounded = a->rounded},
+                        a->helper);
 }
 
 void bert_forward(const struct bert *bert, const int32_t *ids, const int32_t *lengths, int32_t texts, float *scratch,
-                  float *vectors) {
+                  float *vectors, struct helper *helper) {
     int tokens = 0;
     for (int text = 0; text < texts; text++) tokens += lengths[text];
-    const struct activations a = divide_scratch(bert, scratch, tokens);
+    struct activations a = divide_scratch(bert, scratch, tokens);
+    if (helper) __atomic_store_n(&helper->active, 1, __ATOMIC_RELAXED);
+    a.helper = helper;
     embed(bert, ids, lengths, texts, a.rows);
     for (int i = 0; i < bert->layers; i++) {
         const int first_only = i == bert->layers - 1 && bert->pooling == POOLING_FIRST;
@@ -193,5 +219,6 @@ void bert_forward(const struct bert *bert, const int32_t *ids, const int32_t *le
     const int has_dense = bert->dense.out > 0;
     float *pooled = has_dense ? a.context : vectors;
     pool(bert, lengths, texts, a.rows, pooled);
-    if (has_dense) project(bert, pooled, texts, vectors, a.rounded);
+    if (has_dense) project(bert, pooled, texts, vectors, &a);
+    if (helper) __atomic_store_n(&helper->active, 0, __ATOMIC_RELAXED);
 }

@@ -55,4 +55,4 @@ size_t bert_scratch(const struct bert *bert, int32_t tokens, int32_t longest);
 // other. A vector is the same, bit for bit, whatever other texts are in the call. Several threads may call it at once,
 // each with scratch memory of its own.
 void bert_forward(const struct bert *bert, const int32_t *ids, const int32_t *lengths, int32_t texts, float *scratch,
-                  float *vectors);
+                  float *vectors, struct helper *helper);

@@ -2,10 +2,13 @@
 
 import contextlib
 import mmap
+from queue import SimpleQueue
+from threading import Thread
 
 import numpy as np
 
-from embedding_api.encoder.kernel.library import Bert, Layer, Linear, Norm
+from embedding_api.encoder.compute_threads import block_signals
+from embedding_api.encoder.kernel.library import Bert, Helper, Layer, Linear, Norm
 
 # The bytes of a huge page.
 _HUGE_PAGE = 2 << 20
@@ -36,15 +39,17 @@ class KernelEngine:
         self._max_length = weights.max_length
         # Scratch memory that no thread uses at the moment.
         self._scratch = []
+        self._helper = None
         panel = library.bert_panel()
         self._stride = self._dimension + -self._dimension % panel
         self._bert, self._block = _lay_out(weights, panel, bfloat16)
 
-    def forward(self, batch):
+    def forward(self, batch, with_helper=False):
         """The vectors of a batch of texts, as a float32 array of shape (len(batch), dimension).
 
         Each text is an array or a list of its token ids.
-        A text's vector has the same bits in any batch. Any number of threads may call it at once.
+        A text's vector has the same bits in any batch, with the helper thread and without. Any number of threads may
+        call it at once, but only one of them with the helper.
 
         Raises:
             ValueError: a text has no tokens, or more than the model reads, or one that is not in the vocabulary; or the
@@ -66,13 +71,18 @@ class KernelEngine:
         scratch = self._take_scratch(self._library.bert_scratch(self._bert, len(ids), longest))
         vectors = np.empty((len(batch), self._stride), np.float32)
         addresses = [array.ctypes.data for array in (ids, lengths, scratch, vectors)]
-        self._library.bert_forward(self._bert, *addresses[:2], len(batch), *addresses[2:])
+        helper = self._wake_helper() if with_helper else None
+        self._library.bert_forward(self._bert, *addresses[:2], len(batch), *addresses[2:], helper)
         self._scratch.append(scratch)
         return vectors[:, : self._dimension]
 
     def free_scratch(self):
         """Free the scratch memory that no thread uses; the next passes allocate it again."""
         self._scratch.clear()
+
+    def _wake_helper(self):
+        self._helper = self._helper or _Helper(self._library)
+        return self._helper.wake()
 
     def _take_scratch(self, floats):
         """Scratch memory of at least so many floats, for the calling thread alone."""
@@ -85,6 +95,25 @@ class KernelEngine:
         memory = np.empty(4 * floats + _ALIGNMENT, np.uint8)
         start = -memory.ctypes.data % _ALIGNMENT
         return memory[start : start + 4 * floats].view(np.float32)
+
+
+class _Helper:
+    """A thread that computes half of each product of another thread's forward passes."""
+
+    def __init__(self, library):
+        self._library, self._state, self._passes = library, Helper(), SimpleQueue()
+        Thread(target=self._run, name="helper", daemon=True).start()
+
+    def wake(self):
+        """Have the thread take part in the next forward pass, which gets what this returns."""
+        self._passes.put(None)
+        return self._state
+
+    def _run(self):
+        block_signals()
+        while True:
+            self._passes.get()
+            self._library.help(self._state)
 
 
 def laid_out(weights, panel, bfloat16):

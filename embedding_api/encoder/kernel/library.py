@@ -7,7 +7,7 @@ import ctypes
 import json
 import platform
 import re
-from ctypes import POINTER, Structure, c_float, c_int32, c_size_t, c_void_p
+from ctypes import POINTER, Structure, c_float, c_int32, c_size_t, c_uint32, c_void_p
 from pathlib import Path
 
 from embedding_api.encoder.kernel.build import ERROR_FILE, FOLDER, INSTRUCTION_SETS, MANIFEST, sha256, sources
@@ -44,11 +44,19 @@ class Bert(Structure):
     ]
 
 
+class Helper(Structure):
+    _fields_ = [
+        ("product", c_void_p),
+        *((name, c_uint32) for name in ("offered", "taken", "finished", "active")),
+    ]
+
+
 # The type of the result and of each argument, by the function's name in bert.h.
 _FUNCTIONS = {
     "bert_panel": (c_int32,),
     "bert_scratch": (c_size_t, POINTER(Bert), c_int32, c_int32),
-    "bert_forward": (None, POINTER(Bert), c_void_p, c_void_p, c_int32, c_void_p, c_void_p),
+    "bert_forward": (None, POINTER(Bert), c_void_p, c_void_p, c_int32, c_void_p, c_void_p, POINTER(Helper)),
+    "help": (None, POINTER(Helper)),
 }
 
 

@@ -48,37 +48,82 @@ static struct fetch fetch_beside(int tile, int tiles, const char *panel, size_t 
     return (struct fetch){FETCH_NEXT_PANEL, panel + panel_bytes + tile * steps * step, step};
 }
 
-void product(const struct linear *linear, int bfloat16, enum activation activation, const float *input,
-             size_t input_stride, float *output, size_t output_stride, const float *residual, int rows,
-             uint16_t *rounded) {
-    const int height = even_split(rows, TILE_ROWS), tiles = (rows + height - 1) / height;
-    const size_t panel_bytes = (size_t)linear->in * PANEL * (bfloat16 ? 2 : 4);
-    const bfloat16_operand *operand = (const void *)input;
-    size_t operand_stride = input_stride;
-#if defined __AVX512BF16__
-    if (bfloat16) {
-        operand = rounded;
-        operand_stride = linear->in;
-        for (int row = 0; row < rows; row++)
-            to_bfloat16(rounded + row * operand_stride, input + row * input_stride, linear->in);
-    }
-#else
-    (void)rounded;
-#endif
+// Some panels of a product, from `first` up to `last`.
+static void compute_panels(const struct product *p, int first, int last) {
+    const int in = p->linear->in, height = even_split(p->rows, TILE_ROWS), tiles = (p->rows + height - 1) / height;
+    const size_t panel_bytes = (size_t)in * PANEL * (p->bfloat16 ? 2 : 4);
+    const bfloat16_operand *operand = (const void *)(MULTIPLIES_BFLOAT16 ? (const void *)p->rounded : p->input);
+    const size_t operand_stride = MULTIPLIES_BFLOAT16 ? (size_t)in : p->input_stride;
     _Alignas(CACHE_LINE) float sums[TILE_ROWS * PANEL];
-    const char *panel = linear->panels;
-    for (int column = 0; column < linear->out; column += PANEL, panel += panel_bytes)
-        for (int row = 0; row < rows; row += height) {
-            const int tile_rows = rows - row < height ? rows - row : height;
+    for (int i = first; i < last; i++) {
+        const char *panel = (const char *)p->linear->panels + i * panel_bytes;
+        for (int row = 0; row < p->rows; row += height) {
+            const int rows = p->rows - row < height ? p->rows - row : height;
             const struct fetch fetch = fetch_beside(row / height, tiles, panel, panel_bytes);
-            if (bfloat16)
+            if (p->bfloat16)
                 multiply_bfloat16(sums, PANEL, operand + row * operand_stride, operand_stride, (const void *)panel,
-                                  tile_rows, linear->in, fetch);
+                                  rows, in, fetch);
             else
-                multiply(sums, PANEL, input + row * input_stride, input_stride, (const void *)panel, tile_rows,
-                         linear->in, fetch);
-            const size_t offset = row * output_stride + column;
-            finish(activation, sums, linear->bias + column, residual ? residual + offset : NULL, output + offset,
-                   output_stride, tile_rows);
+                multiply(sums, PANEL, p->input + row * p->input_stride, p->input_stride, (const void *)panel, rows, in,
+                         fetch);
+            const size_t offset = row * p->output_stride + i * PANEL;
+            finish(p->activation, sums, p->linear->bias + i * PANEL, p->residual ? p->residual + offset : NULL,
+                   p->output + offset, p->output_stride, rows);
         }
+    }
+}
+
+static int panels_of(const struct product *product) { return whole_panels(product->linear->out) / PANEL; }
+
+static void compute_second_half(const struct product *product) {
+    const int panels = panels_of(product);
+    compute_panels(product, panels / 2, panels);
+}
+
+// Whether the calling thread is the first to take the second half of the product of this number.
+static int take(struct helper *helper, uint32_t number) {
+    uint32_t before = number - 1;
+    return __atomic_compare_exchange_n(&helper->taken, &before, number, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
+
+static void pause(void) {
+#if defined __x86_64__
+    __builtin_ia32_pause();
+#else
+    __asm__ volatile("yield");
+#endif
+}
+
+void compute_product(const struct product *product, struct helper *helper) {
+#if defined __AVX512BF16__
+    if (product->bfloat16)
+        for (int row = 0; row < product->rows; row++)
+            to_bfloat16(product->rounded + (size_t)row * product->linear->in,
+                        product->input + row * product->input_stride, product->linear->in);
+#endif
+    const int panels = panels_of(product);
+    if (!helper) {
+        compute_panels(product, 0, panels);
+        return;
+    }
+    const uint32_t number = helper->offered + 1;
+    helper->product = product;
+    __atomic_store_n(&helper->offered, number, __ATOMIC_RELEASE);
+    compute_panels(product, 0, panels / 2);
+    if (take(helper, number))
+        compute_second_half(product);
+    else
+        while (__atomic_load_n(&helper->finished, __ATOMIC_ACQUIRE) != number) pause();
+}
+
+void help(struct helper *helper) {
+    while (__atomic_load_n(&helper->active, __ATOMIC_RELAXED)) {
+        const uint32_t number = __atomic_load_n(&helper->offered, __ATOMIC_ACQUIRE);
+        if (__atomic_load_n(&helper->taken, __ATOMIC_RELAXED) != number && take(helper, number)) {
+            compute_second_half(helper->product);
+            __atomic_store_n(&helper->finished, number, __ATOMIC_RELEASE);
+        } else {
+            pause();
+        }
+    }
 }

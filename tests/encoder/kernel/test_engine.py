@@ -1,6 +1,8 @@
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from embedding_api.__main__ import DEMO_PACKAGE
 from embedding_api.config import Settings
 from embedding_api.encoder.kernel import engine as kernel_engine
 from embedding_api.encoder.kernel.engine import KernelEngine
-from embedding_api.encoder.kernel.library import load_library, usable_instruction_sets
+from embedding_api.encoder.kernel.library import Helper, load_library, usable_instruction_sets
 from embedding_api.encoder.loading import load_encoder
 from embedding_api.encoder.read_model import bert_weights, why_not_kernel
 from tests.support.small_bert import ARCHITECTURES, SHAPE, reference, small_bert, texts, unit
@@ -243,3 +245,27 @@ def test_bfloat16_is_near(engine_name, model, queries, sentence_transformer):
     assert vectors.dtype == np.float32
     assert (vectors * exact).sum(1).min() >= (0.9999 if encoder.engine == "kernel" else 0.9995)
     assert np.abs(vectors - exact).max() > 1e-4
+
+
+def test_a_helper_changes_no_bit_of_a_vector(any_engine):
+    for length in (1, 6, 7, 40, 64):
+        batch = texts(*[length] * 3)
+        alone = any_engine.forward(batch)
+        for _ in range(20):
+            np.testing.assert_array_equal(any_engine.forward(batch, with_helper=True), alone)
+
+
+def test_a_helper_computes_its_half(engine):
+    until = time.monotonic() + 30
+    while not engine._helper or not engine._helper._state.finished:
+        engine.forward(texts(64), with_helper=True)
+        assert time.monotonic() < until
+
+
+def test_a_helper_that_does_not_come_is_not_waited_for(library, bfloat16):
+    engine = KernelEngine(library, bert_weights(small_bert()), bfloat16)
+    state = Helper()
+    engine._helper = SimpleNamespace(wake=lambda: state)
+    np.testing.assert_array_equal(engine.forward(texts(5), with_helper=True), engine.forward(texts(5)))
+    assert state.taken == state.offered > 0
+    assert state.finished == state.active == 0

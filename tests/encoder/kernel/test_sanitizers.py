@@ -1,4 +1,4 @@
-"""The kernel under GCC's sanitizers for addresses and undefined behaviour, which end the program at any fault.
+"""The kernel under GCC's sanitizers for addresses, undefined behaviour and threads, which end the program at any fault.
 
 The compiler that builds the shared objects has no sanitizer for addresses. If the CPU lacks an instruction set, its
 sources run nevertheless: GCC makes its vectors of shorter ones, and emulated/ has the intrinsics.
@@ -30,7 +30,8 @@ EMULATED = {
     "neon": ["-D__ARM_NEON"],
 }
 # At -O2 compiling takes ten times as long.
-GCC = "gcc", "-O1", "-g", "-fno-math-errno", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"
+GCC = "gcc", "-O1", "-g", "-fno-math-errno", "-fno-sanitize-recover=all"
+ADDRESSES = "-fsanitize=address,undefined"
 
 # Hidden size, heads, layers, intermediate size, pooling: head sizes of 32 and 64, intermediate sizes that fill their
 # panels, that do not, and that are far below the hidden size.
@@ -62,16 +63,16 @@ def instruction_set(request):
 @pytest.fixture(scope="session")
 def driver(instruction_set, tmp_path_factory):
     flags = NATIVE if instruction_set in usable_instruction_sets() else EMULATED
+    return compile_driver([*GCC, ADDRESSES, *flags[instruction_set]], tmp_path_factory)
+
+
+def compile_driver(compiler, tmp_path_factory):
     path = tmp_path_factory.mktemp("sanitizers") / "driver"
-    _skip_without_sanitizers(path)
-    return Driver.compile(path, [*GCC, *flags[instruction_set]], *FOLDER.glob("*.c"))
-
-
-def _skip_without_sanitizers(path):
     try:
-        subprocess.run([*GCC, "-x", "c", "-", "-o", path], input=b"int main() {}", check=True, capture_output=True)
+        subprocess.run([*compiler, "-x", "c", "-", "-o", path], input=b"int main() {}", check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("needs GCC and its sanitizers")
+    return Driver.compile(path, compiler, *FOLDER.glob("*.c"))
 
 
 @pytest.fixture(scope="module", params=[*(dict(zip(SHAPE, shape, strict=True)) for shape in SHAPES), *OTHERS], ids=str)
@@ -114,3 +115,14 @@ def test_so_it_does_with_texts_of_several_blocks_of_keys(driver, architecture):
     batches = [texts(*lengths) for lengths in ([513], [1100, 1, 1024], [1025, 543, 512])]
     for vectors, batch in zip(driver.forward(bert_weights(model), *batches), batches, strict=True):
         assert np.abs(unit(vectors) - unit(reference(model, batch))).max() <= 1e-5
+
+
+def test_a_helper_and_the_thread_that_it_helps_share_no_memory_without_order(tmp_path_factory):
+    if "avx2" not in usable_instruction_sets():
+        pytest.skip("needs a CPU with AVX2")
+    driver = compile_driver([*GCC, "-fsanitize=thread", *AVX2], tmp_path_factory)
+    weights = bert_weights(small_bert(architecture="MPNet", pooling="max", dense=50))
+    batches = [texts(*lengths) for lengths in ([1], [7], [40, 31, 5], [64, 64])]
+    alone, helped = (driver.forward(weights, *batches, helper=helper) for helper in (False, True))
+    for one, other in zip(alone, helped, strict=True):
+        np.testing.assert_array_equal(one, other)
