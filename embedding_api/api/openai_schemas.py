@@ -9,7 +9,6 @@ from embedding_api.api.fields import (
     PromptName,
     StrictBoolean,
     TextsNotTokenIds,
-    check_raw_for_token_ids,
     choice,
 )
 from embedding_api.api.schemas import TEXTS, TRUNCATE, VECTOR, ResponseSchema, StrictSchema, array
@@ -70,10 +69,6 @@ class OpenAIEmbeddingsRequest(StrictSchema):
     truncation = StrictBoolean(metadata={"description": "The same, as Voyage puts it."})
     output_dimension = Dimensions(metadata={"description": "As `dimensions`, as Voyage and Mistral put it."})
     output_dtype = choice("float", "float", description="As Voyage and Mistral put it.")
-
-    def check_raw(self, body):
-        # Some documents as token ids are more values than a body may hold.
-        check_raw_for_token_ids(body, "input")
 
     @post_load
     def _say_it_once(self, data, **kwargs):

@@ -7,7 +7,16 @@ from math import isqrt
 import orjson
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load, validate, validates_schema
 
-from embedding_api.api.fields import MAX_REPORTED, PerTextOrPair, StrictBoolean, Text, Texts, dimension, max_texts
+from embedding_api.api.fields import (
+    MAX_REPORTED,
+    PerTextOrPair,
+    StrictBoolean,
+    Text,
+    Texts,
+    TextsNotTokenIds,
+    dimension,
+    max_texts,
+)
 from embedding_api.encoder.model_files import DEFAULT_MODEL
 
 
@@ -38,6 +47,9 @@ class StrictSchema(Schema):
 
     def check_raw(self, body):
         """Raise a more exact `ApiError`, if there is one, for a body (bytes) that has too many values to parse it."""
+        for field in self.fields.values():
+            if isinstance(field, TextsNotTokenIds):
+                field.check_raw(body)
 
     def handle_error(self, error, data, **kwargs):
         if isinstance(data, dict):

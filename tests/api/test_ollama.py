@@ -62,6 +62,8 @@ def test_names_of_models(client, settings):
         ("/api/embed", {"input": "a", "dimensions": 4}, 400, "dimensions: The vectors have 8 dimensions"),
         ("/api/embed", {"input": "a" * 15, "truncate": False}, 400, "input[0]: Has 17 tokens"),
         ("/api/embed", {"input": ["a" * 14] * 9}, 413, "The texts have some"),
+        ("/api/embed", {"input": [[1, 2]]}, 400, "The input is token ids"),
+        ("/api/embed", {"input": [[1] * 2000]}, 400, "The input is token ids"),
         ("/api/embed", {"model": "any"}, 400, "input: Missing."),
         ("/api/embeddings", {"prompt": ""}, 400, "prompt: Must not be blank."),
         ("/api/embeddings", {"prompt": "\u200b"}, 400, "prompt: Must not be blank"),
