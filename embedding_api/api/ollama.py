@@ -37,7 +37,7 @@ def _render(error):
 
 @blueprint.record
 def _render_below(state):
-    hint = "This service embeds, by POST /api/embed."
+    hint = f"This service embeds, by POST {state.url_prefix}/embed."
     state.app.extensions["dialects"][f"{state.url_prefix}/"] = (_render, hint)
 
 

@@ -68,7 +68,7 @@ def test_names_of_models(client, settings):
         ("/api/embeddings", {"prompt": ""}, 400, "prompt: Must not be blank."),
         ("/api/embeddings", {"prompt": "\u200b"}, 400, "prompt: Must not be blank"),
         ("/api/generate", {"prompt": "a"}, 404, "There is nothing at /api/generate. This service embeds, by POST"),
-        ("/query/api/chat", {}, 404, "There is nothing at /query/api/chat."),
+        ("/query/api/chat", {}, 404, "There is nothing at /query/api/chat. This service embeds, by POST /query/"),
         ("/api/tags", {}, 405, "POST does not work on /api/tags. Use GET."),
     ],
 )
