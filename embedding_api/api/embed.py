@@ -32,11 +32,14 @@ def embed():
     data = read_json(_request_schema)
     # This path is text-embeddings-inference's as well.
     if isinstance(data, dict) and data.get("inputs") is not None:
-        if data.get("texts") is not None:
+        # The other dialect's field may be null, as any that is left out.
+        if data.pop("texts", None) is not None:
             message = "'texts' and 'inputs' are two names for the same. Send one of them."
             raise invalid_fields([{"param": "inputs", "message": message}])
         g.is_tei = True
         return tei.embed(data)
+    if isinstance(data, dict) and data.get("texts") is not None:
+        data.pop("inputs", None)
     payload = load(_request_schema, data)
     # Free the JSON: the texts are now in the payload alone, and are freed when they are tokenized.
     del data
