@@ -200,7 +200,9 @@ class _Error(ResponseSchema):
     type = fields.String(required=True, validate=validate.OneOf(["invalid_request_error", "server_error"]))
     param = fields.String(required=True, allow_none=True, metadata={"description": "The field at fault."})
     code = fields.String(required=True, metadata={"description": "A short name for programs."})
-    details = fields.Raw(required=True, metadata={"description": "More, such as a list of all fields at fault."})
+    details = fields.Raw(
+        required=True, allow_none=True, metadata={"description": "More, such as a list of all fields at fault."}
+    )
 
 
 class ErrorResponse(ResponseSchema):
