@@ -39,8 +39,7 @@ def _render(error):
 
 @blueprint.record
 def _render_below(state):
-    hint = f"This service embeds, by POST {state.url_prefix}/embed."
-    state.app.extensions["dialects"][f"{state.url_prefix}/"] = (_render, hint)
+    state.app.extensions["dialects"][f"{state.url_prefix}/"] = (_render, f"{state.url_prefix}/embed")
 
 
 @blueprint.post("/embed")
