@@ -34,7 +34,6 @@ _EARLY = {
     "expectation_failed",
     "headers_too_large",
     "internal_error",
-    "overloaded",
 }
 
 _HEADERS = {
