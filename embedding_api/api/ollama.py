@@ -58,7 +58,7 @@ def ollama_embed():
     embeddings = embedding.encode(tokens)
     return embedding.respond(
         tokens,
-        model=_served(),
+        model=embedding.model_name(),
         embeddings=in_blocks(embeddings),
         total_duration=round(1e9 * (perf_counter() - g.started)),
         load_duration=0,
@@ -87,7 +87,7 @@ def ollama_embeddings():
 @operation("The model, as Ollama lists them", response=OllamaTagsResponse, dialects=(_DIALECT,))
 def ollama_tags():
     encoder = current_app.extensions["encoder"]
-    model = {"name": _served(), "model": _served(), "modified_at": _loaded, "size": 0}
+    model = {"name": embedding.model_name(), "model": embedding.model_name(), "modified_at": _loaded, "size": 0}
     return {"models": [model | {"digest": encoder.revision or "", "details": _details()}]}
 
 
@@ -132,7 +132,3 @@ def _check_model(name):
 def _details():
     level = {"float32": "F32", "bfloat16": "BF16"}.get(current_app.extensions["encoder"].dtype, "")
     return DETAILS | {"quantization_level": level}
-
-
-def _served():
-    return current_app.extensions["encoder"].model_name

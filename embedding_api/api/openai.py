@@ -3,7 +3,7 @@
 import time
 from base64 import b64encode
 
-from flask import Blueprint, current_app, g
+from flask import Blueprint, g
 
 from embedding_api.api import embedding, error_handlers
 from embedding_api.api.json_provider import in_blocks
@@ -56,7 +56,7 @@ def create_embeddings():
         id=f"embd-{g.request_id}",
         object="list",
         data=in_blocks(rows),
-        model=_model_name(),
+        model=embedding.model_name(),
         usage={"prompt_tokens": tokens.count, "total_tokens": tokens.count},
     )
 
@@ -80,9 +80,5 @@ def retrieve_model(model):
 
 
 def _model():
-    owner = _model_name().rpartition("/")[0] or "local"
-    return {"id": _model_name(), "object": "model", "created": _loaded_at, "owned_by": owner}
-
-
-def _model_name():
-    return current_app.extensions["encoder"].model_name
+    owner = embedding.model_name().rpartition("/")[0] or "local"
+    return {"id": embedding.model_name(), "object": "model", "created": _loaded_at, "owned_by": owner}

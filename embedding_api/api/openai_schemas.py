@@ -11,7 +11,7 @@ from embedding_api.api.fields import (
     TextsNotTokenIds,
     choice,
 )
-from embedding_api.api.schemas import TEXTS, TRUNCATE, VECTOR, ResponseSchema, StrictSchema, array
+from embedding_api.api.schemas import MODEL, TEXTS, TRUNCATE, VECTOR, ResponseSchema, StrictSchema, array
 from embedding_api.encoder.model_files import DEFAULT_MODEL
 
 # What texts are, in the words of Voyage and NVIDIA, of Cohere, and of Jina: whether they are queries.
@@ -51,10 +51,7 @@ class OpenAIEmbeddingsRequest(StrictSchema):
     }
 
     input = TextsNotTokenIds(required=True, metadata=TEXTS)
-    model = fields.String(
-        load_default=None,
-        metadata={"description": "Any name, unless the service takes its own only. Answers have the name served."},
-    )
+    model = fields.String(load_default=None, metadata=MODEL)
     encoding_format = choice(
         "float", "float", "base64", description="`base64`: the bytes of little-endian float32 numbers."
     )

@@ -67,6 +67,7 @@ class StrictSchema(Schema):
 
 
 TEXTS = {"description": "One text, or a list of them. None may be blank."}
+MODEL = {"description": "Any name, unless the service takes its own only. Answers have the name served."}
 TRUNCATE = "Longer texts than the model reads are cut, and the headers say which; `false` makes them an error."
 
 
