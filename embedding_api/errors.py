@@ -15,7 +15,6 @@ CODES = {
     "token_ids": (400, "The input is token ids; only texts are taken."),
     "missing_api_key": (401, "API keys are set, and none was sent."),
     "invalid_api_key": (401, "The API key is not one of those that are set."),
-    "forbidden": (403, "It came through a proxy that is not allowed."),
     "not_found": (404, "There is nothing at this path."),
     "model_not_found": (404, "A model of this name is not served."),
     "method_not_allowed": (405, "The path takes other methods; `Allow` has them."),

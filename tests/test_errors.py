@@ -31,6 +31,20 @@ def test_a_path_that_is_nearly_right_is_told_the_right_one(client, path):
     assert response.json["error"]["message"].endswith("Did you mean /v1/embeddings?")
 
 
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/embeddings", "Did you mean /emb/v1/embeddings?"),
+        ("/xyzzy", "Embeddings are at POST /emb/embed, and for OpenAI's clients under /emb/v1."),
+        ("/api/chat", "This service embeds, by POST /emb/api/embed."),
+    ],
+)
+def test_the_right_path_has_the_prefix_of_the_service(client, path, hint):
+    error = client.post(path, base_url="http://localhost/emb").json["error"]
+    message = error if isinstance(error, str) else error["message"]
+    assert message == f"There is nothing at /emb{path}. {hint}"
+
+
 @pytest.mark.parametrize("status", default_exceptions)
 def test_every_http_exception_has_the_one_shape(app, client, status):
     @app.get("/raise")

@@ -4,10 +4,10 @@ from flask import Blueprint, current_app, g
 
 from embedding_api.api import embedding, error_handlers, tei
 from embedding_api.api.json_provider import in_blocks
-from embedding_api.api.operation import operation
+from embedding_api.api.operation import OWN, operation
 from embedding_api.api.request_body import invalid_fields, load, read_json
-from embedding_api.api.schemas import EmbedRequest, EmbedResponse, ErrorResponse
-from embedding_api.api.tei_schemas import TEIEmbedRequest, TEIEmbedResponse, TEIErrorResponse
+from embedding_api.api.schemas import EmbedRequest, EmbedResponse
+from embedding_api.api.tei_schemas import TEIEmbedRequest, TEIEmbedResponse
 from embedding_api.errors import ApiError
 
 blueprint = Blueprint("embed", __name__)
@@ -24,19 +24,21 @@ def _render(error):
     "Turn texts into vectors",
     request=[EmbedRequest, TEIEmbedRequest],
     response=[EmbedResponse, TEIEmbedResponse],
-    errors=(424, 429),
     reports_usage=True,
-    error=[ErrorResponse, TEIErrorResponse],
+    dialects=(OWN, tei.DIALECT),
 )
 def embed():
     data = read_json(_request_schema)
     # This path is text-embeddings-inference's as well.
     if isinstance(data, dict) and data.get("inputs") is not None:
-        if data.get("texts") is not None:
+        # The other dialect's field may be null, as any that is left out.
+        if data.pop("texts", None) is not None:
             message = "'texts' and 'inputs' are two names for the same. Send one of them."
             raise invalid_fields([{"param": "inputs", "message": message}])
         g.is_tei = True
         return tei.embed(data)
+    if isinstance(data, dict) and data.get("texts") is not None:
+        data.pop("inputs", None)
     payload = load(_request_schema, data)
     # Free the JSON: the texts are now in the payload alone, and are freed when they are tokenized.
     del data

@@ -14,15 +14,19 @@ from embedding_api.encoder import TokenizedTexts, TooManyTokens
 from embedding_api.errors import ApiError
 
 
+def model_name() -> str:
+    """The name of the model that is served."""
+    return current_app.extensions["encoder"].model_name
+
+
 def check_model(name: str | None) -> None:
     """Check the name of a model that a request asks for; None asks for none.
 
     Raises:
         ApiError: 404 if EMBEDDING_ACCEPT_MODELS=served and it is another model.
     """
-    served = current_app.extensions["encoder"].model_name
-    if current_app.extensions["settings"].accept_models == "served" and name not in (None, served):
-        message = f"The model '{name[:100]}' is not served here. Ask for '{served}'."
+    if current_app.extensions["settings"].accept_models == "served" and name not in (None, model_name()):
+        message = f"The model '{name[:100]}' is not served here. Ask for '{model_name()}'."
         raise ApiError("model_not_found", message, param="model")
 
 

@@ -1,7 +1,7 @@
 """Turns every error of a request into a response of the one JSON shape.
 
 A blueprint that speaks another dialect has an error handler of its own for `ApiError`. On /embed, which two dialects
-share, errors from before the body is read have the service's own shape.
+share, errors have the service's own shape until the body is parsed.
 """
 
 from difflib import get_close_matches
@@ -18,7 +18,7 @@ def init_app(app):
     app.register_error_handler(HTTPException, _render_http_exception)
     app.register_error_handler(ClientGone, _render_client_gone)
     app.register_error_handler(Exception, _render_unexpected)
-    # By a prefix of paths, what renders errors there that belong to no view, and a hint for paths that lead nowhere.
+    # By a prefix of paths, what renders errors there that belong to no view, and the path that embeds.
     app.extensions["dialects"] = {}
 
 
@@ -40,25 +40,27 @@ def _render_http_exception(error):
     if error.code < 400:
         return error
     message = error.description
-    path = request.path[:200]
+    root, path = request.script_root, request.path[:200]
     dialects = current_app.extensions["dialects"]
     prefix = next((prefix for prefix in dialects if path.startswith(prefix)), None)
-    render_it, hint = dialects.get(prefix, (render, None))
+    render_it, embeds = dialects.get(prefix, (render, None))
     if isinstance(error, NotFound):
-        message = f"There is nothing at {path}. {hint or _nearest(path)}"
+        hint = f"This service embeds, by POST {root}{embeds}." if embeds else _nearest(root, path)
+        message = f"There is nothing at {root}{path}. {hint}"
     elif isinstance(error, MethodNotAllowed) and error.valid_methods:
         methods = " or ".join(sorted({*error.valid_methods} - {"HEAD", "OPTIONS"}))
-        message = f"{request.method} does not work on {path}. Use {methods}."
+        message = f"{request.method} does not work on {root}{path}. Use {methods}."
     # The exception's own headers say, for example, which methods are allowed; its body would be HTML.
     headers = [(name, value) for name, value in error.get_headers() if name.lower() != "content-type"]
     name = error.name.lower().replace(" ", "_")
     return render_it(ApiError(name, message, headers=headers, status=error.code))
 
 
-def _nearest(path):
+def _nearest(root, path):
     paths = [rule.rule for rule in current_app.url_map.iter_rules() if not rule.arguments]
-    near = get_close_matches(path, paths, n=1)
-    return f"Did you mean {near[0]}?" if near else "Embeddings are at POST /embed, and for OpenAI's clients under /v1."
+    if near := get_close_matches(path, paths, n=1):
+        return f"Did you mean {root}{near[0]}?"
+    return f"Embeddings are at POST {root}/embed, and for OpenAI's clients under {root}/v1."
 
 
 def _render_client_gone(error):

@@ -87,21 +87,19 @@ class TextsNotTokenIds(Texts):
         if isinstance(value, list):
             first = next((item for item in value if item != []), None)
             if type(first[0] if isinstance(first, list) else first) is int:
-                raise token_ids(attr)
+                raise self._token_ids()
         return super()._deserialize(value, attr, data, **kwargs)
 
+    def check_raw(self, body):
+        """Raise their error for a body, as bytes, of too many values to parse it: a few documents are as many ids."""
+        if re.search(rb'"%b"\s*:\s*\[[\s\[\],]*+\d' % self.name.encode(), body):
+            raise self._token_ids()
 
-def token_ids(param):
-    """The error for them: they are numbers in another model's vocabulary, and the vectors would be silently wrong."""
-    message = "The input is token ids, which mean nothing to this model. Send texts."
-    hint = "LangChain does with OpenAIEmbeddings(check_embedding_ctx_length=False)."
-    return ApiError("token_ids", f"{message} {hint}", param=param)
-
-
-def check_raw_for_token_ids(body, param):
-    """Raise the error of `token_ids` for a body, as bytes, that is too many values to be parsed, if these are some."""
-    if re.search(rb'"%b"\s*:\s*\[[\s\[\],]*+\d' % param.encode(), body):
-        raise token_ids(param)
+    def _token_ids(self):
+        # They are numbers in another model's vocabulary: the vectors would be silently wrong.
+        message = "The input is token ids, which mean nothing to this model. Send texts."
+        hint = "LangChain does with OpenAIEmbeddings(check_embedding_ctx_length=False)."
+        return ApiError("token_ids", f"{message} {hint}", param=self.name)
 
 
 class Dimensions(fields.Field):

@@ -20,7 +20,7 @@ from embedding_api.api.ollama_schemas import (
     OllamaTagsResponse,
     OllamaVersionResponse,
 )
-from embedding_api.api.operation import operation
+from embedding_api.api.operation import Dialect, operation
 from embedding_api.api.request_body import load_payload
 from embedding_api.errors import ApiError
 
@@ -28,17 +28,18 @@ blueprint = Blueprint("ollama", __name__, url_prefix="/api")
 _embed_schema, _embeddings_schema, _show_schema = OllamaEmbedRequest(), OllamaEmbeddingsRequest(), OllamaShowRequest()
 _loaded = datetime.now(UTC).isoformat(timespec="seconds")
 
+_DIALECT = Dialect(OllamaErrorResponse, {"invalid_fields": 400, "text_too_long": 400})
+
 
 @blueprint.errorhandler(ApiError)
 def _render(error):
-    # Ollama's clients show `error` as it is. Its own status for wrong fields is 400.
-    return error_handlers.respond(error, 400 if error.status == 422 else error.status, {"error": str(error)})
+    # Ollama's clients show `error` as it is.
+    return error_handlers.respond(error, _DIALECT.statuses.get(error.code, error.status), {"error": str(error)})
 
 
 @blueprint.record
 def _render_below(state):
-    hint = "This service embeds, by POST /api/embed."
-    state.app.extensions["dialects"][f"{state.url_prefix}/"] = (_render, hint)
+    state.app.extensions["dialects"][f"{state.url_prefix}/"] = (_render, f"{state.url_prefix}/embed")
 
 
 @blueprint.post("/embed")
@@ -48,7 +49,7 @@ def _render_below(state):
     response=OllamaEmbedResponse,
     errors=(404,),
     reports_usage=True,
-    error=OllamaErrorResponse,
+    dialects=(_DIALECT,),
 )
 def ollama_embed():
     payload = load_payload(_embed_schema)
@@ -57,7 +58,7 @@ def ollama_embed():
     embeddings = embedding.encode(tokens)
     return embedding.respond(
         tokens,
-        model=_served(),
+        model=embedding.model_name(),
         embeddings=in_blocks(embeddings),
         total_duration=round(1e9 * (perf_counter() - g.started)),
         load_duration=0,
@@ -72,7 +73,7 @@ def ollama_embed():
     response=OllamaEmbeddingsResponse,
     errors=(404,),
     reports_usage=True,
-    error=OllamaErrorResponse,
+    dialects=(_DIALECT,),
 )
 def ollama_embeddings():
     payload = load_payload(_embeddings_schema)
@@ -83,15 +84,15 @@ def ollama_embeddings():
 
 
 @blueprint.get("/tags")
-@operation("The model, as Ollama lists them", response=OllamaTagsResponse, error=OllamaErrorResponse)
+@operation("The model, as Ollama lists them", response=OllamaTagsResponse, dialects=(_DIALECT,))
 def ollama_tags():
     encoder = current_app.extensions["encoder"]
-    model = {"name": _served(), "model": _served(), "modified_at": _loaded, "size": 0}
+    model = {"name": embedding.model_name(), "model": embedding.model_name(), "modified_at": _loaded, "size": 0}
     return {"models": [model | {"digest": encoder.revision or "", "details": _details()}]}
 
 
 @blueprint.get("/version")
-@operation("The service's version, as Ollama tells its own", response=OllamaVersionResponse, error=OllamaErrorResponse)
+@operation("The service's version, as Ollama tells its own", response=OllamaVersionResponse, dialects=(_DIALECT,))
 def ollama_version():
     return {"version": __version__}
 
@@ -102,7 +103,7 @@ def ollama_version():
     request=OllamaShowRequest,
     response=OllamaShowResponse,
     errors=(404,),
-    error=OllamaErrorResponse,
+    dialects=(_DIALECT,),
 )
 def ollama_show():
     payload = load_payload(_show_schema)
@@ -131,7 +132,3 @@ def _check_model(name):
 def _details():
     level = {"float32": "F32", "bfloat16": "BF16"}.get(current_app.extensions["encoder"].dtype, "")
     return DETAILS | {"quantization_level": level}
-
-
-def _served():
-    return current_app.extensions["encoder"].model_name

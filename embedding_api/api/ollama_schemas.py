@@ -3,16 +3,14 @@
 from marshmallow import fields
 
 from embedding_api.api.fields import Dimensions, Ignored, StrictBoolean, Text, TextsNotTokenIds
-from embedding_api.api.schemas import TEXTS, TRUNCATE, VECTOR, ResponseSchema, StrictSchema, array
+from embedding_api.api.schemas import MODEL, TEXTS, TRUNCATE, VECTOR, ResponseSchema, StrictSchema, array
 from embedding_api.encoder.model_files import DEFAULT_MODEL
-
-_MODEL = {"description": "Any name, unless the service takes its own only. Answers have the name served."}
 
 
 class OllamaEmbedRequest(StrictSchema):
     examples = {"documents": {"model": DEFAULT_MODEL, "input": ["A cat sat on the mat.", "Stocks fell on Monday."]}}
 
-    model = fields.String(load_default=None, metadata=_MODEL)
+    model = fields.String(load_default=None, metadata=MODEL)
     input = TextsNotTokenIds(required=True, metadata=TEXTS)
     truncate = StrictBoolean(load_default=True, metadata={"description": TRUNCATE})
     dimensions = Dimensions(load_default=None, metadata={"description": "Only what the model has anyway."})
@@ -23,7 +21,7 @@ class OllamaEmbedRequest(StrictSchema):
 class OllamaEmbeddingsRequest(StrictSchema):
     examples = {"a document": {"model": DEFAULT_MODEL, "prompt": "A cat sat on the mat."}}
 
-    model = fields.String(load_default=None, metadata=_MODEL)
+    model = fields.String(load_default=None, metadata=MODEL)
     prompt = Text(required=True, metadata={"description": "One text."})
     options = Ignored()
     keep_alive = Ignored()
@@ -32,7 +30,7 @@ class OllamaEmbeddingsRequest(StrictSchema):
 class OllamaShowRequest(StrictSchema):
     examples = {"the model": {"model": DEFAULT_MODEL}}
 
-    model = fields.String(load_default=None, metadata=_MODEL)
+    model = fields.String(load_default=None, metadata=MODEL)
     name = fields.String(load_default=None, metadata={"description": "The same, as older clients put it."})
     verbose = Ignored()
 

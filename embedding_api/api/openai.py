@@ -3,7 +3,7 @@
 import time
 from base64 import b64encode
 
-from flask import Blueprint, current_app, g
+from flask import Blueprint, g
 
 from embedding_api.api import embedding, error_handlers
 from embedding_api.api.json_provider import in_blocks
@@ -13,19 +13,22 @@ from embedding_api.api.openai_schemas import (
     OpenAIModel,
     OpenAIModels,
 )
-from embedding_api.api.operation import operation
+from embedding_api.api.operation import Dialect, operation
 from embedding_api.api.request_body import load_payload
+from embedding_api.api.schemas import ErrorResponse
 from embedding_api.errors import ApiError
 
 blueprint = Blueprint("openai", __name__, url_prefix="/v1")
 _request_schema = OpenAIEmbeddingsRequest()
 _loaded_at = int(time.time())
 
+# As OpenAI has it. LangChain.js sends a request with another status again, up to seven times.
+_DIALECT = Dialect(ErrorResponse, {"invalid_fields": 400, "text_too_long": 400})
+
 
 @blueprint.errorhandler(ApiError)
 def _render(error):
-    # As OpenAI has it. Its clients in JavaScript send a request with another status once more, up to seven times.
-    error.status = 400 if error.status == 422 else error.status
+    error.status = _DIALECT.statuses.get(error.code, error.status)
     return error_handlers.render(error)
 
 
@@ -36,6 +39,7 @@ def _render(error):
     response=OpenAIEmbeddingsResponse,
     errors=(404,),
     reports_usage=True,
+    dialects=(_DIALECT,),
 )
 def create_embeddings():
     payload = load_payload(_request_schema)
@@ -52,7 +56,7 @@ def create_embeddings():
         id=f"embd-{g.request_id}",
         object="list",
         data=in_blocks(rows),
-        model=_model_name(),
+        model=embedding.model_name(),
         usage={"prompt_tokens": tokens.count, "total_tokens": tokens.count},
     )
 
@@ -76,9 +80,5 @@ def retrieve_model(model):
 
 
 def _model():
-    owner = _model_name().rpartition("/")[0] or "local"
-    return {"id": _model_name(), "object": "model", "created": _loaded_at, "owned_by": owner}
-
-
-def _model_name():
-    return current_app.extensions["encoder"].model_name
+    owner = embedding.model_name().rpartition("/")[0] or "local"
+    return {"id": embedding.model_name(), "object": "model", "created": _loaded_at, "owned_by": owner}

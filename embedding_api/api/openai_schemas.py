@@ -9,10 +9,9 @@ from embedding_api.api.fields import (
     PromptName,
     StrictBoolean,
     TextsNotTokenIds,
-    check_raw_for_token_ids,
     choice,
 )
-from embedding_api.api.schemas import TEXTS, TRUNCATE, VECTOR, ResponseSchema, StrictSchema, array
+from embedding_api.api.schemas import MODEL, TEXTS, TRUNCATE, VECTOR, ResponseSchema, StrictSchema, array
 from embedding_api.encoder.model_files import DEFAULT_MODEL
 
 # What texts are, in the words of Voyage and NVIDIA, of Cohere, and of Jina: whether they are queries.
@@ -52,10 +51,7 @@ class OpenAIEmbeddingsRequest(StrictSchema):
     }
 
     input = TextsNotTokenIds(required=True, metadata=TEXTS)
-    model = fields.String(
-        load_default=None,
-        metadata={"description": "Any name, unless the service takes its own only. Answers have the name served."},
-    )
+    model = fields.String(load_default=None, metadata=MODEL)
     encoding_format = choice(
         "float", "float", "base64", description="`base64`: the bytes of little-endian float32 numbers."
     )
@@ -70,10 +66,6 @@ class OpenAIEmbeddingsRequest(StrictSchema):
     truncation = StrictBoolean(metadata={"description": "The same, as Voyage puts it."})
     output_dimension = Dimensions(metadata={"description": "As `dimensions`, as Voyage and Mistral put it."})
     output_dtype = choice("float", "float", description="As Voyage and Mistral put it.")
-
-    def check_raw(self, body):
-        # Some documents as token ids are more values than a body may hold.
-        check_raw_for_token_ids(body, "input")
 
     @post_load
     def _say_it_once(self, data, **kwargs):

@@ -1,7 +1,7 @@
 """`GET /openapi.json`: the API's description, made of the schemas that check it. `GET /docs`: a page to try it."""
 
 import re
-from http import HTTPStatus
+from collections import defaultdict
 from importlib.metadata import version
 from importlib.resources import files
 
@@ -11,9 +11,8 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Blueprint, Response, current_app
 
 from embedding_api import __version__
-from embedding_api.api.operation import operation
+from embedding_api.api.operation import OWN, operation
 from embedding_api.api.pages import render, send
-from embedding_api.api.schemas import ErrorResponse
 from embedding_api.errors import CODES, error_body
 
 blueprint = Blueprint("openapi", __name__)
@@ -23,9 +22,19 @@ _SWAGGER_UI = files("flask_swagger_ui") / "dist"
 _ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
 _VERSION = version("flask-swagger-ui")
 
-# The statuses of errors that any request may get, and that one with a body may get.
-_ANY = (400, 403, 405, 408, 414, 417, 431, 500)
+# The statuses in `CODES` of errors that any request may get, and that one with a body may get.
+_ANY = (400, 405, 408, 414, 417, 431, 500)
 _BODY = (413, 415, 422, 499, 503)
+# What may be found before it is known which dialect the client speaks, and then has the service's own shape.
+_EARLY = {
+    "malformed_request",
+    "method_not_allowed",
+    "request_timeout",
+    "uri_too_long",
+    "expectation_failed",
+    "headers_too_large",
+    "internal_error",
+}
 
 _HEADERS = {
     "X-Request-ID": "The request's name, in the log as well: the client's own if it sent a well-formed one.",
@@ -78,8 +87,8 @@ def _describe(app):
     secured = bool(app.extensions["settings"].api_keys)
     if secured:
         spec.components.security_scheme("key", {"type": "http", "scheme": "bearer"})
-    for status in sorted({status for status, _ in CODES.values()}):
-        spec.components.response(str(status), _error(status, ErrorResponse))
+    for status, found in _OWN_ERRORS.items():
+        spec.components.response(str(status), _error(status, *found))
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: "POST" not in rule.methods):
         view = app.view_functions[rule.endpoint]
         if hasattr(view, "operation"):
@@ -112,21 +121,38 @@ def _operation(view, keyed):
         },
         "content": _content(about["content_type"], about["response"]),
     }
-    ours = about["error"] is ErrorResponse
-    errors = {str(status): str(status) if ours else _error(status, about["error"]) for status in sorted(statuses)}
-    return described | {"responses": {"200": success, **errors}}
+    responses = {"200": success}
+    errors = _errors([code for code, (status, _) in CODES.items() if status in statuses], about["dialects"])
+    for status, found in errors.items():
+        # By name where they are those of most paths.
+        responses[str(status)] = str(status) if found == _OWN_ERRORS.get(status) else _error(status, *found)
+    return described | {"responses": responses}
 
 
-def _error(status, schema):
-    """An error response, with all the codes that have this status."""
-    codes = {code: about for code, (its_status, about) in CODES.items() if its_status == status}
+def _errors(codes, dialects):
+    """The errors with these codes, by their status: the codes that have it, and the schemas of their bodies."""
+    # Dictionaries as sets that keep their order.
+    errors = defaultdict(lambda: ({}, {}))
+    for code in codes:
+        for dialect in (OWN, *dialects) if code in _EARLY else dialects:
+            its_codes, schemas = errors[dialect.statuses.get(code, CODES[code][0])]
+            its_codes[code] = schemas[dialect.error] = None
+    return {status: (list(its_codes), list(schemas)) for status, (its_codes, schemas) in sorted(errors.items())}
+
+
+_OWN_ERRORS = _errors(CODES, [OWN])
+
+
+def _error(status, codes, schemas):
+    """An error response."""
     headers = {name: _header(name) for name in _ALWAYS}
     if status in (429, 503):
         headers["Retry-After"] = {"description": "Seconds to wait.", "schema": {"type": "integer"}}
-    examples = {code: {"value": error_body(status, code, about)} for code, about in codes.items()}
-    content = {"schema": _json_schema(schema)} | ({"examples": examples} if schema is ErrorResponse else {})
+    content = {"schema": _json_schema(schemas if len(schemas) > 1 else schemas[0])}
+    if schemas == [OWN.error]:
+        content["examples"] = {code: {"value": error_body(status, code, CODES[code][1])} for code in codes}
     return {
-        "description": " ".join(f"`{code}`: {about}" for code, about in codes.items()) or HTTPStatus(status).phrase,
+        "description": " ".join(f"`{code}`: {CODES[code][1]}" for code in codes),
         "headers": headers,
         "content": {"application/json": content},
     }

@@ -1,6 +1,23 @@
 """A decorator that keeps what the API's description says of a view beside the view."""
 
-from embedding_api.api.schemas import ErrorResponse
+from typing import NamedTuple
+
+from embedding_api.api.schemas import ErrorResponse, ResponseSchema
+
+
+class Dialect(NamedTuple):
+    """What the errors of a dialect are like.
+
+    Attributes:
+        error: the schema of their bodies.
+        statuses: the status of each code that has another one than in `errors.CODES`.
+    """
+
+    error: type[ResponseSchema]
+    statuses: dict[str, int]
+
+
+OWN = Dialect(ErrorResponse, {})
 
 
 def operation(
@@ -11,7 +28,7 @@ def operation(
     content_type="application/json",
     parameters=None,
     reports_usage=False,
-    error=ErrorResponse,
+    dialects=(OWN,),
 ):
     """A decorator that sets the view's attribute `operation`, which `openapi` reads.
 
@@ -19,11 +36,11 @@ def operation(
         summary: one line that says what it does.
         request: the schema of its body, if it takes one; or a list of schemas.
         response: the schema of what it answers with, if that is JSON of one kind; or a list of schemas.
-        errors: statuses of errors beyond those of any request.
+        errors: statuses in `errors.CODES` of errors beyond those of any request.
         content_type: the content type of what it answers.
         parameters: for each parameter in its path a function that makes its JSON schema.
         reports_usage: whether its headers have the texts, tokens and times.
-        error: the schema of its errors, or a list of schemas.
+        dialects: those of its errors.
     """
 
     def decorate(view):
@@ -35,7 +52,7 @@ def operation(
             "content_type": content_type,
             "parameters": parameters or {},
             "reports_usage": reports_usage,
-            "error": error,
+            "dialects": dialects,
         }
         return view
 

@@ -128,11 +128,11 @@ def _parse(body, schema):
         raise ApiError("invalid_json", _not_json(body, error)) from None
     if len(body) > SLICE_BYTES:
         _heartbeat()
-    # The body has more keys than this object: those of objects within it, or the same key twice.
-    if isinstance(data, dict) and len(data) != keys:
+    # orjson keeps the last of two equal keys without an error, so half of the texts could be lost.
+    if _count_keys(data) != keys:
         # Free it first, so that the largest body is not in memory twice.
         del data
-        data = _with_unique_keys(body)
+        _raise_for_duplicate_key(body)
     return data
 
 
@@ -158,6 +158,19 @@ def _count_json_tokens(body, most):
         if start >= len(body) or tokens > most:
             return tokens, keys
         _heartbeat()
+
+
+def _count_keys(data):
+    """Count the keys of all objects in JSON that was parsed."""
+    keys, values = 0, [data]
+    # The list grows meanwhile. Recursion would not reach as deep as orjson does.
+    for value in values:
+        if isinstance(value, dict):
+            keys += len(value)
+            values.extend(value.values())
+        elif isinstance(value, list):
+            values.extend(value)
+    return keys
 
 
 def _heartbeat():
@@ -199,22 +212,22 @@ def _whole(text):
     return text.encode(errors="replace").decode()
 
 
-def _with_unique_keys(body):
-    # orjson keeps the last of two equal keys without an error, so half of the texts could be lost.
+def _raise_for_duplicate_key(body):
     try:
-        return json.loads(body, object_pairs_hook=_unique)
+        json.loads(body, object_pairs_hook=_check_unique)
     except RecursionError:
-        raise ApiError("invalid_json", "The body nests too deeply.") from None
+        # Python's parser reaches less deep than orjson.
+        message = "An object in the body holds a key more than once. Send it once."
+        raise ApiError("duplicate_key", message) from None
 
 
-def _unique(pairs):
-    unique = {}
-    for key, value in pairs:
-        if key in unique:
+def _check_unique(pairs):
+    keys = set()
+    for key, _ in pairs:
+        if key in keys:
             message = f"The body holds the key '{key[:100]}' more than once. Send it once."
             raise ApiError("duplicate_key", message, param=key[:100])
-        unique[key] = value
-    return unique
+        keys.add(key)
 
 
 def _flatten(messages, path=""):

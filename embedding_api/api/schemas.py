@@ -7,7 +7,16 @@ from math import isqrt
 import orjson
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load, validate, validates_schema
 
-from embedding_api.api.fields import MAX_REPORTED, PerTextOrPair, StrictBoolean, Text, Texts, dimension, max_texts
+from embedding_api.api.fields import (
+    MAX_REPORTED,
+    PerTextOrPair,
+    StrictBoolean,
+    Text,
+    Texts,
+    TextsNotTokenIds,
+    dimension,
+    max_texts,
+)
 from embedding_api.encoder.model_files import DEFAULT_MODEL
 
 
@@ -38,6 +47,9 @@ class StrictSchema(Schema):
 
     def check_raw(self, body):
         """Raise a more exact `ApiError`, if there is one, for a body (bytes) that has too many values to parse it."""
+        for field in self.fields.values():
+            if isinstance(field, TextsNotTokenIds):
+                field.check_raw(body)
 
     def handle_error(self, error, data, **kwargs):
         if isinstance(data, dict):
@@ -55,6 +67,7 @@ class StrictSchema(Schema):
 
 
 TEXTS = {"description": "One text, or a list of them. None may be blank."}
+MODEL = {"description": "Any name, unless the service takes its own only. Answers have the name served."}
 TRUNCATE = "Longer texts than the model reads are cut, and the headers say which; `false` makes them an error."
 
 
@@ -188,7 +201,9 @@ class _Error(ResponseSchema):
     type = fields.String(required=True, validate=validate.OneOf(["invalid_request_error", "server_error"]))
     param = fields.String(required=True, allow_none=True, metadata={"description": "The field at fault."})
     code = fields.String(required=True, metadata={"description": "A short name for programs."})
-    details = fields.Raw(required=True, metadata={"description": "More, such as a list of all fields at fault."})
+    details = fields.Raw(
+        required=True, allow_none=True, metadata={"description": "More, such as a list of all fields at fault."}
+    )
 
 
 class ErrorResponse(ResponseSchema):

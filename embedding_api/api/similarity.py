@@ -1,7 +1,7 @@
 """`POST /similarity`: how close texts are to a query, or to each other."""
 
 import numpy as np
-from flask import Blueprint, current_app
+from flask import Blueprint
 
 from embedding_api.api import embedding
 from embedding_api.api.json_provider import blocks, in_blocks
@@ -31,7 +31,7 @@ def similarity():
     answer = {"scores": in_blocks(scores)}
     if payload["rank"]:
         answer["ranking"] = in_blocks(_ranked(scores) if has_query else _others_ranked(scores))
-    return embedding.respond(tokens, **answer, model=current_app.extensions["encoder"].model_name)
+    return embedding.respond(tokens, **answer, model=embedding.model_name())
 
 
 def _scores_of_pairs(embeddings):

@@ -4,7 +4,7 @@ from flask import Blueprint
 
 from embedding_api.api import embedding, error_handlers
 from embedding_api.api.json_provider import in_blocks
-from embedding_api.api.operation import operation
+from embedding_api.api.operation import Dialect, operation
 from embedding_api.api.request_body import load, read_json
 from embedding_api.api.tei_schemas import TEIEmbedRequest, TEIEmbedResponse, TEIErrorResponse
 from embedding_api.errors import ApiError
@@ -12,17 +12,9 @@ from embedding_api.errors import ApiError
 blueprint = Blueprint("tei", __name__)
 _request_schema = TEIEmbedRequest()
 
-# The status and the type that TEI gives its own errors (router/src/http/server.rs and types.rs). Others of ours keep
-# their status.
-_KINDS = {
-    "empty_body": (400, "empty"),
-    "too_many_tokens": (413, "validation"),
-    "text_too_long": (413, "validation"),
-    "overloaded": (429, "overloaded"),
-    "stopping": (503, "unhealthy"),
-    "not_ready": (503, "unhealthy"),
-    "internal_error": (424, "backend"),
-}
+# As TEI has it (router/src/http/server.rs and types.rs).
+DIALECT = Dialect(TEIErrorResponse, {"text_too_long": 413, "overloaded": 429, "internal_error": 424})
+_TYPES = {"empty_body": "empty", "overloaded": "overloaded", "stopping": "unhealthy", "internal_error": "backend"}
 
 
 @blueprint.post("/", strict_slashes=False)
@@ -30,9 +22,8 @@ _KINDS = {
     "Turn texts into vectors, as text-embeddings-inference does",
     request=TEIEmbedRequest,
     response=TEIEmbedResponse,
-    errors=(424, 429),
     reports_usage=True,
-    error=TEIErrorResponse,
+    dialects=(DIALECT,),
 )
 def embed_root():
     return embed(read_json(_request_schema))
@@ -50,5 +41,5 @@ def embed(data):
 @blueprint.errorhandler(ApiError)
 def render(error):
     """The response for an `ApiError`, as TEI's clients read it."""
-    status, kind = _KINDS.get(error.code, (error.status, "validation"))
-    return error_handlers.respond(error, status, {"error": str(error), "error_type": kind})
+    body = {"error": str(error), "error_type": _TYPES.get(error.code, "validation")}
+    return error_handlers.respond(error, DIALECT.statuses.get(error.code, error.status), body)

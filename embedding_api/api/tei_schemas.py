@@ -2,13 +2,7 @@
 
 from marshmallow import fields, validate
 
-from embedding_api.api.fields import (
-    Dimensions,
-    PromptName,
-    StrictBoolean,
-    TextsNotTokenIds,
-    check_raw_for_token_ids,
-)
+from embedding_api.api.fields import Dimensions, PromptName, StrictBoolean, TextsNotTokenIds
 from embedding_api.api.schemas import TEXTS, TRUNCATE, VECTOR, ResponseSchema, StrictSchema
 
 
@@ -32,9 +26,6 @@ class TEIEmbedRequest(StrictSchema):
         metadata={"description": "Where texts are cut."},
     )
     dimensions = Dimensions(load_default=None, metadata={"description": "Only what the model has anyway."})
-
-    def check_raw(self, body):
-        check_raw_for_token_ids(body, "inputs")
 
 
 class TEIEmbedResponse(ResponseSchema):

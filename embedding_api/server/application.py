@@ -70,6 +70,8 @@ class Application:
 
     def _refusal(self, connection):
         """The `ApiError` that the application must answer the request with, or None."""
+        if connection.refusal:
+            return connection.refusal
         if connection.request.method in NO_PASS_METHODS:
             return None
         if connection.late:

@@ -61,6 +61,7 @@ class Connection:
         deadline: when the client is too slow, on the same clock.
         gone: whether the client has closed the connection, or its sending half.
         refuse: whether the request must be refused, as too many wait.
+        refusal: the `ApiError` for a request whose body there is no room for, or None.
         late: whether it has reached the backlog after the drain began.
     """
 
@@ -133,7 +134,7 @@ class Connection:
         self.deadline = self.since + seconds
 
     def _expect_request(self, seconds):
-        self.refuse, self._postponed = False, 0.0
+        self.refuse, self.refusal, self._postponed = False, None, 0.0
         self.request = Request(self._worker.cfg, self.address, self._worker.settings.max_body_bytes)
         self.enter(State.READING, seconds)
 
@@ -178,7 +179,7 @@ class Connection:
             try:
                 self._worker.limits.admit_body(self)
             except ApiError as error:
-                self._fail(error)
+                self._refuse(error)
 
     def pause_reading(self):
         """Read nothing until there is memory for the body."""
@@ -198,6 +199,14 @@ class Connection:
             self._worker.application.resume(self)
         else:
             self._worker.application.start(self)
+
+    def _refuse(self, error):
+        """Answer a valid request with an error. The application does, in the dialect of the path."""
+        if self.task:
+            self._fail(error)
+        else:
+            self.refusal = error
+            self._dispatch()
 
     def _fail(self, error):
         if self.task:

@@ -3,10 +3,15 @@ import re
 
 import pytest
 
-from embedding_api.api.ollama_schemas import OllamaEmbeddingsRequest, OllamaEmbedRequest, OllamaShowRequest
+from embedding_api.api.ollama_schemas import (
+    OllamaEmbeddingsRequest,
+    OllamaEmbedRequest,
+    OllamaErrorResponse,
+    OllamaShowRequest,
+)
 from embedding_api.api.openai_schemas import OpenAIEmbeddingsRequest
-from embedding_api.api.schemas import EmbedRequest, SimilarityRequest, TokenizeRequest
-from embedding_api.api.tei_schemas import TEIEmbedRequest
+from embedding_api.api.schemas import EmbedRequest, ErrorResponse, SimilarityRequest, TokenizeRequest
+from embedding_api.api.tei_schemas import TEIEmbedRequest, TEIErrorResponse
 from embedding_api.app import create_app
 from embedding_api.encoder.model_files import DEFAULT_MODEL
 from embedding_api.errors import CODES
@@ -107,3 +112,41 @@ def test_the_page_needs_nothing_from_elsewhere(client):
 
 def test_only_the_files_of_the_page_are_served(client):
     assert client.get("/docs/x/LICENSE").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "codes"),
+    [
+        ("/embed", "422", {"invalid_fields", "text_too_long"}),
+        ("/embed", "429", {"overloaded"}),
+        ("/", "429", {"overloaded"}),
+        ("/", "413", {"body_too_large", "too_many_tokens", "text_too_long"}),
+        ("/", "424", {"internal_error"}),
+        ("/v1/embeddings", "400", {"invalid_json", "invalid_fields", "text_too_long"}),
+        ("/query/api/embed", "400", {"invalid_json", "invalid_fields", "text_too_long"}),
+    ],
+)
+def test_errors_are_described_with_the_status_of_the_dialect(description, path, status, codes):
+    response = described_response(description, path, status)
+    assert codes <= set(re.findall(r"`(\w+)`:", response["description"]))
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/api/embed", "/api/show"])
+def test_a_status_that_a_dialect_does_not_have_is_not_described(description, path):
+    assert "422" not in description["paths"][path]["post"]["responses"]
+
+
+@pytest.mark.parametrize("path", ["/embed", "/", "/v1/embeddings", "/api/embed", "/query/api/show"])
+@pytest.mark.parametrize("sent", [{"json": {"inputs": 1}}, {"json": 1}, {"data": "{}"}, {"method": "PUT"}])
+def test_errors_have_a_shape_that_is_described(client, description, path, sent):
+    response = client.open(path, **{"method": "POST"} | sent)
+    assert response.status_code >= 400
+    [content] = described_response(description, path, str(response.status_code))["content"].values()
+    names = {ref["$ref"].rpartition("/")[2] for ref in content["schema"].get("anyOf", [content["schema"]])}
+    schemas = [schema for schema in (ErrorResponse, TEIErrorResponse, OllamaErrorResponse) if schema.__name__ in names]
+    assert any(not schema().validate(response.json) for schema in schemas)
+
+
+def described_response(description, path, status):
+    response = description["paths"][path]["post"]["responses"][status]
+    return description["components"]["responses"][status] if "$ref" in response else response

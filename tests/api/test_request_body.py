@@ -178,6 +178,25 @@ def test_a_string_without_an_end(client, end):
     assert client.post("/embed", data=body, content_type="application/json").status_code in (200, 400)
 
 
+def test_a_body_with_objects_in_it_is_parsed_once(client, monkeypatch):
+    # Python's parser would hold up the event loop.
+    monkeypatch.setattr(json, "loads", None)
+    body = b'{"input": "a", "options": [{"a": {"b": 1}}, {"a": 2}]}'
+    response = client.post("/api/embed", data=body, content_type="application/json")
+    monkeypatch.undo()
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("depth", [100, 1015])
+def test_objects_within_others(client, depth):
+    client.application.extensions["settings"] = Settings()
+    start, end = b'{"input": "a", "user": ' + b'{"a": ' * depth, b"}" * depth + b"}"
+    response = client.post("/v1/embeddings", data=start + b'"b"' + end, content_type="application/json")
+    assert response.status_code == 200
+    response = client.post("/v1/embeddings", data=start + b'{"b": 1, "b": 1}' + end, content_type="application/json")
+    assert error_of(response) == (400, "duplicate_key")
+
+
 def test_many_keys_and_a_double_one(client):
     body = "{" + "".join(f'"{n}":1,' for n in range(400)) + '"399":1}'
     assert error_of(post(client, body.encode())) == (400, "duplicate_key")

@@ -68,5 +68,11 @@ def test_texts_and_inputs_together(client):
     assert (response.status_code, response.json["error"]["param"]) == (422, "inputs")
 
 
+def test_the_name_in_the_other_dialect_may_be_null(client):
+    assert ask(client, inputs="a", texts=None).json == ask(client, inputs="a").json
+    assert ask(client, texts="a", inputs=None).json == ask(client, texts="a").json
+    assert ask(client, inputs=None).status_code == ask(client, texts=None, inputs=None).status_code == 422
+
+
 def test_the_page_is_still_at_the_root(client):
     assert client.get("/").json["embed"] == "/embed"

@@ -165,6 +165,20 @@ def test_any_other_request_is_refused_where_there_is_no_room(ask, flag, code):
     assert ask(embed_request("a")).status == 200
 
 
+@pytest.mark.parametrize(("path", "status", "kind"), [("/embed", 503, dict), ("/", 429, str), ("/api/embed", 503, str)])
+def test_a_large_body_that_there_is_no_room_for_is_refused_in_the_dialect_of_its_path(start, path, status, kind):
+    worker, connection, client = start(create_app(Settings(), tiny_encoder()))
+    worker.limits.large = 1000
+    worker.limits.bodies.hold("another", 10**9)
+    client.send(post(b"", "Content-Length: 900000", path=path))
+    connection.handle(select.EPOLLIN)
+    reply = client.reply()
+    assert reply.status == status
+    assert isinstance(reply.json["error"], kind)
+    assert int(reply.headers["Retry-After"]) >= 1
+    assert reply.headers["Connection"] == "close"
+
+
 def test_a_client_without_a_key_gets_401_and_not_503(start):
     app = create_app(Settings(api_keys=(KEY,)), tiny_encoder())
     _, connection, client = start(app)

@@ -424,8 +424,9 @@ def test_a_large_body_for_which_too_many_wait_is_refused(client, application, wo
     worker.limits.bodies.hold("another", 2_000_000)
     worker.limits.large = 1000
     client.send(POST + b"Content-Length: 900000\r\n\r\n")
-    assert application.refused == ["overloaded"]
-    assert client.got() == b"refused"
+    assert connection.refusal.code == "overloaded"
+    assert client.got() == b"answer"
+    assert (application.refused, connection.state) == ([], State.DISCARDING)
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS"])
