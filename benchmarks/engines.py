@@ -53,7 +53,14 @@ def ours(dtype, threads):
     from embedding_api.encoder.loading import load_encoder
 
     encoder = load_encoder(Settings(model=model(), dtype=dtype))
-    encoder.run_in_worker(threads=ComputeThreads(threads))
+
+    def compute(ids):
+        # As a worker does: small batches with the helper, if there is a core for it, and others on compute threads.
+        if threads > 1 and sum(map(len, ids)) <= encoder.micro_batch_tokens:
+            return encoder.compute_in_this_thread(ids, with_helper=True)
+        return encoder.compute(ids)
+
+    encoder.run_in_worker(threads=ComputeThreads(threads), compute=compute)
     return lambda texts: encoder.encode(encoder.tokenize(texts).ids)
 
 
