@@ -36,17 +36,13 @@ def write_parquet(file, tables, metadata):
     Returns:
         the columns whose values are not those of the input, and what they were turned into, by name.
     """
-
-    def in_columns():
-        return (json_lines.to_columns(table) if json_lines.are_lines(table) else table for table in tables())
-
-    schema, turned = _common_schema(in_columns, metadata)
+    schema, turned = _common_schema(lambda: map(_in_columns, tables()), metadata)
     # Vectors get no dictionary, as hardly two are equal, and no compression, as they do not become smaller.
     others = [name for name in schema.names if name != EMBEDDING]
     compression = dict.fromkeys(others, "zstd") | {EMBEDDING: "none"}
     with pa.parquet.ParquetWriter(file, schema, compression=compression, use_dictionary=others) as writer:
         group = []
-        for table in in_columns():
+        for table in tables():
             group.append(_as(table, schema))
             if len(group) == _PARTS_IN_GROUP:
                 writer.write_table(pa.concat_tables(group))
@@ -129,6 +125,10 @@ def _vectors(table):
     return column.values.to_numpy().reshape(len(table), column.type.list_size)
 
 
+def _in_columns(table):
+    return json_lines.to_columns(table) if json_lines.are_lines(table) else table
+
+
 def _common_schema(tables, metadata):
     """All fields of all parts, and what fields had to be turned into. Types with nothing in common become text."""
     types, turned_in_parts, pandas = {}, set(), None
@@ -176,6 +176,8 @@ def _can_cast(column, type):
 
 def _as(table, schema):
     """A part with all the fields of the schema."""
+    if json_lines.are_lines(table):
+        return json_lines.to_schema(table, schema)
     return pa.table([_column(table, field) for field in schema], schema=schema)
 
 
