@@ -97,19 +97,25 @@ def _as_json_knows(table):
     """A table whose values JSON can hold, and what columns had to be turned into."""
     turned = {}
     for index, field in enumerate(table.schema):
-        if pa.types.is_floating(field.type) and _has_infinite(table.column(index)):
+        if _has_infinite(table.column(index)):
             turned[field.name] = "null where it was NaN or infinite"
         elif _has_other_type(field.type):
             turned[field.name] = "strings"
-        if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
+        if field.type in (pa.time64("ns"), pa.timestamp("ns", getattr(field.type, "tz", None))):
             # Python's own times have no nanoseconds.
             table = table.set_column(index, field.name, table.column(index).cast(pa.string()))
     return table, turned
 
 
 def _has_infinite(column):
-    finite = pa.compute.is_finite(column.cast(pa.float64()))
-    return pa.compute.any(pa.compute.invert(finite)).as_py()
+    """Whether a column, or its lists and structs, have a number that is NaN or infinite."""
+    if pa.types.is_floating(column.type):
+        finite = pa.compute.is_finite(column.cast(pa.float64()))
+        return pa.compute.any(pa.compute.invert(finite)).as_py()
+    if pa.types.is_struct(column.type):
+        return any(map(_has_infinite, column.flatten()))
+    is_list = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
+    return any(kind(column.type) for kind in is_list) and _has_infinite(pa.compute.list_flatten(column))
 
 
 def _has_other_type(type):

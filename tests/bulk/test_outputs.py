@@ -117,6 +117,9 @@ def test_jsonl_has_all_fields():
         (pa.array([b"\x01", b""]), ["01", ""]),
         (pa.array([1, 2], pa.timestamp("ns")), ["1970-01-01 00:00:00.000000001", "1970-01-01 00:00:00.000000002"]),
         (pa.array([[date(2020, 1, 2)], []]), [["2020-01-02"], []]),
+        (pa.array([1, 2], pa.time64("ns")), ["00:00:00.000000001", "00:00:00.000000002"]),
+        (pa.array([[float("nan"), 1.5], []]), [[None, 1.5], []]),
+        (pa.array([{"a": [float("inf")]}, None]), [{"a": [None]}, None]),
     ],
 )
 def test_jsonl_says_what_it_had_to_turn(values, written_as):
