@@ -36,7 +36,7 @@ in_progress = _metric(Gauge, "requests_in_progress", "Requests being worked on."
 _waiting = _metric(
     Gauge,
     "requests_waiting",
-    "Accepted requests that wait: unread, large, or for memory; of other workers a second ago.",
+    "Accepted requests that wait: postponed, large, or stalled; of other workers a second ago.",
     multiprocess_mode="livesum",
 )
 _texts = _metric(Counter, "texts", "Texts embedded.")

@@ -2,6 +2,8 @@
 
 import json
 
+from embedding_api.bulk.checkpoint import write_error
+
 # The most that are named at the end.
 _MOST_NAMED = 20
 
@@ -11,22 +13,31 @@ class BadRows:
 
     Args:
         file: open for bytes. It gets a line of JSON for each row: its file, its place, and what is wrong.
+        in_output: whether they are in windows too, as rows of nulls.
 
     Attributes:
         count: how many there are.
     """
 
-    def __init__(self, file):
-        self._file, self.count, self._named, self._latest = file, 0, [], set()
+    def __init__(self, file, in_output):
+        self._file, self._in_output, self.count, self._named, self._latest = file, in_output, 0, [], set()
 
     def note(self, file, place, reason):
-        """Note a row, see `Inputs.windows`."""
+        """Note a row, see `Inputs.windows`.
+
+        Raises:
+            BulkError: the file cannot be written.
+        """
         self.count += 1
         name = f"{file} {place}"
-        self._latest.add(name)
+        if self._in_output:
+            self._latest.add(name)
         if self.count <= _MOST_NAMED:
             self._named.append(f"{name} {reason}")
-        self._file.write(json.dumps({"file": file, "place": place, "reason": reason}).encode() + b"\n")
+        try:
+            self._file.write(json.dumps({"file": file, "place": place, "reason": reason}).encode() + b"\n")
+        except OSError as error:
+            raise write_error(self._file.name, error) from error
 
     def others(self, names):
         """Of the names of a window's rows, those of rows that could be read. Called once for each window, in order."""

@@ -44,12 +44,14 @@ def check_output(output, inputs=()):
         inputs: the paths of the inputs.
 
     Raises:
-        BulkError: the output is an input, or a directory, or its directory is not there; or it exists, and there is no
-            run to resume.
+        BulkError: the output, or its list of bad rows, is an input; the output is a directory, or its directory is not
+            there; or it exists, and there is no run to resume.
     """
     for path in inputs:
         if os.path.realpath(path) == os.path.realpath(output) or _same_file(path, output):
             raise BulkError(f"{output} is both input and output: name another output.")
+        if _same_file(path, bad_rows_list(output)):
+            raise BulkError(f"{path} is an input, and where the rows that cannot be read are to be listed: rename it.")
     if os.path.isdir(output):
         raise BulkError(f"{output} is a directory: name a file in it, for example {output / 'vectors.parquet'}.")
     folder = _target(output).parent
@@ -74,15 +76,26 @@ def _exists_error(output):
     return BulkError(f"{output} is there already: delete it, or name another output.")
 
 
-def _write_error(path, error):
+def write_error(path, error):
+    """The `BulkError` of an `OSError` at writing, for example because the disk is full."""
     return BulkError(f"{path} cannot be written ({error.strerror or error}): mend that, and start again to go on.")
 
 
 def parts_folder(output):
-    """The folder with the parts of an output, beside it; where the output is a link, beside what it leads to."""
+    """The folder with the parts of an output."""
+    return _beside(output, ".parts")
+
+
+def bad_rows_list(output):
+    """The file that lists the rows that could not be read."""
+    return _beside(output, ".bad-rows.jsonl")
+
+
+def _beside(output, ending):
+    """A path beside the output; where the output is a link, beside what it leads to, so that renaming is possible."""
     target = _target(output)
     # As the output was named, in messages, unless it is a link.
-    return (target if os.path.islink(output) else output).with_name(f"{target.name}.parts")
+    return (target if os.path.islink(output) else output).with_name(target.name + ending)
 
 
 def finished(output):
@@ -113,7 +126,7 @@ class Checkpoint:
             self._folder.mkdir(exist_ok=True)
             self._lock = open(self._folder / _LOCK, "w")
         except OSError as error:
-            raise _write_error(self._folder, error) from error
+            raise write_error(self._folder, error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._compare()
@@ -143,7 +156,7 @@ class Checkpoint:
                 )
         elif path.exists():
             self._describe_run()
-        elif others := [file.name for file in self._folder.iterdir() if file.suffix != ".tmp" and file.name != _LOCK]:
+        elif others := [file.name for file in self._folder.glob("*") if file.suffix != ".tmp" and file.name != _LOCK]:
             raise BulkError(
                 f"{self._folder} holds {others[0]}, but no {_RUN}: delete the folder, {self._left()}, or rename it."
             )
@@ -155,7 +168,11 @@ class Checkpoint:
             self._describe_run()
 
     def _describe_run(self):
-        self.replace(_RUN, lambda file: file.write(json.dumps(self._run, indent=1).encode()))
+        try:
+            self.replace(_RUN, lambda file: file.write(json.dumps(self._run, indent=1).encode()))
+        except BulkError:
+            self.remove()
+            raise
 
     def _left(self):
         """How much there is in the folder, and how old it is, for those who are to delete it."""
@@ -177,14 +194,16 @@ class Checkpoint:
         try:
             with pa.ipc.open_file(self._path(window.index)) as file:
                 noted = json.loads(file.schema.metadata[b"part"])
-        except (FileNotFoundError, pa.ArrowInvalid):
+                digest, stats = noted.pop("digest"), WindowStats(**noted)
+        except (OSError, ValueError, KeyError, TypeError):
+            # It is not there, or damaged.
             return None
-        if noted.pop("digest") != window.digest:
+        if digest != window.digest:
             raise BulkError(
                 f"The rows from {window.place} on are not those that {self._folder} was begun with: bring back the"
                 f" input, --encoding and --bad-rows as they were, or delete the folder, {self._left()}."
             )
-        return WindowStats(**noted)
+        return stats
 
     def write(self, window, vectors, totals):
         """Write the part of a window: its rows and their vectors, of shape (rows, dimension); without text it is null.
@@ -245,14 +264,19 @@ class Checkpoint:
             os.replace(temporary, _target(target))
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise _write_error(target, error) from error
+            raise write_error(target, error) from error
         folder = os.open(_target(target).parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
 
     def open_list(self):
         """An empty file for the rows that could not be read, which goes with the folder."""
-        return open(self._folder / "bad-rows.tmp", "w+b")
+        path = self._folder / "bad-rows.tmp"
+        try:
+            # Without a buffer, which could not be emptied at the end if the disk is full.
+            return open(path, "w+b", buffering=0)
+        except OSError as error:
+            raise write_error(path, error) from error
 
     def remove(self):
         """Delete the run's files, and the folder if it is then empty. Parts go first: until then the run can resume."""

@@ -63,23 +63,24 @@ def load(folder, split="test"):
 def _collection(folder, documents, queries, judgements, notes):
     """Leave out what cannot be measured, and count it."""
     with_text = {id: text.strip() for id, text in documents.items() if text.strip()}
-    used = {id: text for id, text in queries.items() if text.strip() and id in judgements}
+    queries_with_text = {id: text for id, text in queries.items() if text.strip()}
+    used = {id: text for id, text in queries_with_text.items() if id in judgements}
     pairs = [(query, document) for query, of_query in judgements.items() for document in of_query]
-    if not with_text or not used:
-        raise CollectionError(f"{folder} has no documents with a text, or no queries with a text and judgements.")
+    needed = {"documents with a text": with_text, "queries with a text": queries_with_text, "judgements": pairs}
+    for what, there in needed.items():
+        if not there:
+            raise CollectionError(f"{folder} has no {what}: name another folder, or mend the file.")
     if not any(query in used and document in with_text for query, document in pairs):
         query, document = pairs[0]
         raise CollectionError(
             f"{folder} has judgements, but not of its queries and documents: for example, they name the query"
-            f" {query!r} and the document {document!r}, while there are {next(iter(queries))!r} and"
-            f" {next(iter(documents))!r}."
+            f" {query!r} and the document {document!r}, while there are {next(iter(queries_with_text))!r} and"
+            f" {next(iter(with_text))!r}, with a text."
         )
     judgements_used = {id: judgements[id] for id in used}
     notes["documents without text, which are left out"] += len(documents) - len(with_text)
-    notes["queries without text, which are left out"] += sum(not text.strip() for text in queries.values())
-    notes["queries without judgements, which are left out"] += sum(
-        bool(text.strip()) and id not in judgements for id, text in queries.items()
-    )
+    notes["queries without text, which are left out"] += len(queries) - len(queries_with_text)
+    notes["queries without judgements, which are left out"] += len(queries_with_text) - len(used)
     notes["queries without a relevant document, which count as 0"] += sum(
         max(of_query.values()) <= 0 for of_query in judgements_used.values()
     )
@@ -107,8 +108,8 @@ def _find_judgements(folder, split):
         if (folder / name.format(split=split)).exists():
             return folder / name.format(split=split)
     path = folder / _JUDGEMENTS[0].format(split=split)
-    others = sorted({other.stem for other in path.parent.glob("*.t[sx][vt]")})
-    if others:
+    named = [other for name in _JUDGEMENTS for other in folder.glob(name.format(split="*"))]
+    if others := sorted({other.stem.removeprefix("qrels.") for other in named}):
         raise CollectionError(f"{path} is missing, but there is {', '.join(others)}: say --split {others[0]}.")
     raise CollectionError(f"{path} is missing: put the judgements there, in BEIR's or TREC's form.")
 

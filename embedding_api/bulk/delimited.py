@@ -47,6 +47,8 @@ def read_csv(source, column, on_bad_row, delimiter=","):
         raise InputError(f"has no valid CSV in its first line ({error}): mend it") from None
     if lines.problem:
         raise InputError(f"has a first line that {lines.problem}: {lines.problem.remedy}")
+    if not names:
+        raise InputError("has an empty first line: write the names of the columns there")
     if len(set(names)) < len(names):
         raise InputError("names a column twice in its first line: rename one")
     if column not in names:
@@ -81,7 +83,7 @@ class _Lines:
 
 
 def _csv_rows(reader, lines, width, on_bad_row):
-    """The rows that are not empty, each with the number of its first line, and with its size."""
+    """The rows, each with the number of its first line, and with its size. An empty line is one of a single column."""
     while True:
         number, lines.problem, row = reader.line_num + 1, None, None
         try:
@@ -92,7 +94,10 @@ def _csv_rows(reader, lines, width, on_bad_row):
             further = f"; the row goes on to line {reader.line_num}" if reader.line_num > number else ""
             lines.problem = RowError(f"is not valid CSV ({error}{further})")
         if row == []:
-            continue
+            if width > 1:
+                continue
+            # Databases write a null so.
+            row = [""]
         if row and len(row) != width and not lines.problem:
             lines.problem = RowError(f"has {len(row)} column{'s' * (len(row) != 1)} instead of {width}")
         if lines.problem:

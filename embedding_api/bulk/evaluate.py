@@ -35,12 +35,16 @@ def evaluate(folder, split, compare, ignore_identical_ids, as_json, workers):
     # Imported here and below, so that other commands start without them.
     from embedding_api.bulk import BulkError
     from embedding_api.bulk.collection import CollectionError, load
+    from embedding_api.encoder.model_files import find_model
 
     try:
         collection = load(folder, split)
         settings = [Settings.from_env()]
         if compare:
             settings.append(_other(settings[0], compare))
+        for each in settings:
+            # The second one would otherwise be missed only when the first is measured.
+            find_model(each)
         systems = [_measure(collection, each, workers or usable_cores(), ignore_identical_ids) for each in settings]
     except (BulkError, CollectionError, ConfigError) as error:
         raise click.ClickException(str(error)) from error

@@ -51,6 +51,9 @@ class Inputs:
         self._files = [(path, format or _format(path)) for path in paths]
         if (STDIN, "parquet") in self._files:
             raise BulkError("Parquet cannot be read from standard input: name the file.")
+        for path, format in self._files:
+            if format == "parquet" and Path(path.lower()).suffix in COMPRESSIONS:
+                raise BulkError(f"{path} is Parquet, which cannot be read compressed as a whole: decompress it.")
         if STDIN in paths and sys.stdin is None:
             raise BulkError("Standard input is closed: name a file.")
         if encoding is not None:
@@ -61,7 +64,7 @@ class Inputs:
     def _check_encoding(self):
         try:
             "".encode(self._encoding)
-        except LookupError:
+        except (LookupError, UnicodeError):
             raise BulkError(f"There is no encoding {self._encoding!r}: name one as Python does.") from None
         for path, format in self._files:
             if format in ("jsonl", "parquet"):

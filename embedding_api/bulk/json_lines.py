@@ -150,6 +150,29 @@ def to_columns(table):
     return pa.table([array for _, array in columns] + [table.column(EMBEDDING)], schema=pa.schema(fields))
 
 
+def to_schema(table, schema):
+    """A part of lines of JSON as a part with the columns of a schema that `to_columns` of all parts has led to.
+
+    It is made of the lines, as `to_columns` may have changed values for a type that does not last: 1 to 1.0.
+    """
+    rows = _exact_objects(table.column("json").to_pylist())
+    columns = [
+        table.column(EMBEDDING)
+        if field.name == EMBEDDING
+        else _of_type([row.get(field.name) for row in rows], field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _of_type(values, type):
+    try:
+        return pa.array(values, type)
+    except pa.ArrowException:
+        # It is a type of text.
+        return pa.array(as_json(values), pa.string()).cast(type)
+
+
 def _exact_objects(lines):
     """The objects of lines that `parse` has read before."""
     together = b"[%s]" % b",".join(lines)

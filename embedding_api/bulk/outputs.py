@@ -36,17 +36,13 @@ def write_parquet(file, tables, metadata):
     Returns:
         the columns whose values are not those of the input, and what they were turned into, by name.
     """
-
-    def in_columns():
-        return (json_lines.to_columns(table) if json_lines.are_lines(table) else table for table in tables())
-
-    schema, turned = _common_schema(in_columns, metadata)
+    schema, turned = _common_schema(lambda: map(_in_columns, tables()), metadata)
     # Vectors get no dictionary, as hardly two are equal, and no compression, as they do not become smaller.
     others = [name for name in schema.names if name != EMBEDDING]
     compression = dict.fromkeys(others, "zstd") | {EMBEDDING: "none"}
     with pa.parquet.ParquetWriter(file, schema, compression=compression, use_dictionary=others) as writer:
         group = []
-        for table in in_columns():
+        for table in tables():
             group.append(_as(table, schema))
             if len(group) == _PARTS_IN_GROUP:
                 writer.write_table(pa.concat_tables(group))
@@ -101,19 +97,25 @@ def _as_json_knows(table):
     """A table whose values JSON can hold, and what columns had to be turned into."""
     turned = {}
     for index, field in enumerate(table.schema):
-        if pa.types.is_floating(field.type) and _has_infinite(table.column(index)):
+        if _has_infinite(table.column(index)):
             turned[field.name] = "null where it was NaN or infinite"
         elif _has_other_type(field.type):
             turned[field.name] = "strings"
-        if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
+        if field.type in (pa.time64("ns"), pa.timestamp("ns", getattr(field.type, "tz", None))):
             # Python's own times have no nanoseconds.
             table = table.set_column(index, field.name, table.column(index).cast(pa.string()))
     return table, turned
 
 
 def _has_infinite(column):
-    finite = pa.compute.is_finite(column.cast(pa.float64()))
-    return pa.compute.any(pa.compute.invert(finite)).as_py()
+    """Whether a column, or its lists and structs, have a number that is NaN or infinite."""
+    if pa.types.is_floating(column.type):
+        finite = pa.compute.is_finite(column.cast(pa.float64()))
+        return pa.compute.any(pa.compute.invert(finite)).as_py()
+    if pa.types.is_struct(column.type):
+        return any(map(_has_infinite, column.flatten()))
+    is_list = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
+    return any(kind(column.type) for kind in is_list) and _has_infinite(pa.compute.list_flatten(column))
 
 
 def _has_other_type(type):
@@ -127,6 +129,10 @@ def _has_other_type(type):
 def _vectors(table):
     column = table.column(EMBEDDING).combine_chunks()
     return column.values.to_numpy().reshape(len(table), column.type.list_size)
+
+
+def _in_columns(table):
+    return json_lines.to_columns(table) if json_lines.are_lines(table) else table
 
 
 def _common_schema(tables, metadata):
@@ -176,6 +182,8 @@ def _can_cast(column, type):
 
 def _as(table, schema):
     """A part with all the fields of the schema."""
+    if json_lines.are_lines(table):
+        return json_lines.to_schema(table, schema)
     return pa.table([_column(table, field) for field in schema], schema=schema)
 
 

@@ -43,13 +43,23 @@ def _without_bad_rows(table, before, on_bad_row):
     error = RowError("has text that is not UTF-8")
     kept = []
     for row in range(len(table)):
-        one, number = table.slice(row, 1), before + row + 1
+        one, number = _row(table, row), before + row + 1
         if _is_valid(one):
             kept.append((one.cast(nulls.schema), number))
         elif on_bad_row(number, error):
             kept.append((nulls, number))
     tables, numbers = zip(*kept, strict=True) if kept else ([table.slice(0, 0)], [])
     return pa.concat_tables(tables).replace_schema_metadata(table.schema.metadata), list(numbers)
+
+
+def _row(table, row):
+    """A copy of one row: a slice would be checked together with the lists, structs and dictionaries of all rows."""
+    columns = []
+    for column in table.slice(row, 1).columns:
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        columns.append(pa.concat_arrays(column.chunks))
+    return pa.table(columns, names=table.schema.names)
 
 
 def _is_valid(table):

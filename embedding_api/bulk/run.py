@@ -10,7 +10,16 @@ import pyarrow as pa
 import embedding_api
 from embedding_api.bulk import BulkError
 from embedding_api.bulk.bad_rows import BadRows
-from embedding_api.bulk.checkpoint import EMBEDDING, Checkpoint, WindowStats, finished, format_size, parts_folder
+from embedding_api.bulk.checkpoint import (
+    EMBEDDING,
+    Checkpoint,
+    WindowStats,
+    bad_rows_list,
+    finished,
+    format_size,
+    parts_folder,
+    write_error,
+)
 from embedding_api.bulk.outputs import check_format
 from embedding_api.bulk.progress import Progress
 
@@ -57,7 +66,8 @@ def embed(inputs, output, description, encode, *, strict, echo):
     run = _Run(inputs, output, strict)
     with Checkpoint(output, description) as checkpoint, closing(Progress()) as progress:
         with checkpoint.open_list() as file:
-            run.read_and_encode(encode, checkpoint, progress, BadRows(file), description["dtype"])
+            bad_rows = BadRows(file, in_output=inputs.bad_rows == "null")
+            run.read_and_encode(encode, checkpoint, progress, bad_rows, description["dtype"])
             run.write_bad_rows(checkpoint)
             turned = _write(output, description, checkpoint)
         checkpoint.remove()
@@ -70,7 +80,7 @@ class _Run:
 
     def __init__(self, inputs, output, strict):
         self._inputs, self._output, self._strict = inputs, output, strict
-        self._list = output.with_name(f"{output.name}.bad-rows.jsonl")
+        self._list = bad_rows_list(output)
         self._stats, self._without_text = WindowStats(), []
         self._rows, self._texts = Counter(), Counter()
         self.bad_rows = None
@@ -117,8 +127,11 @@ class _Run:
         """Write the list of the rows that could not be read, or delete the one of an earlier run."""
         if self.bad_rows.count:
             checkpoint.replace("list", self.bad_rows.copy_to, self._list)
-        else:
+            return
+        try:
             self._list.unlink(missing_ok=True)
+        except OSError as error:
+            raise write_error(self._list, error) from error
 
     def report(self, progress, turned, echo):
         """Say what was done, and what people may not expect."""
@@ -153,9 +166,10 @@ def _write(output, description, checkpoint):
     try:
         checkpoint.replace("output", lambda file: turned.update(write(file, checkpoint.tables, metadata)), output)
     except (pa.ArrowException, orjson.JSONEncodeError, OverflowError, ValueError) as error:
-        others = parts_folder(output.with_suffix(".npy"))
+        # Parquet holds what JSON does not, such as the year 10000, and NumPy's format has no columns.
+        other = output.with_suffix(".npy" if output.suffix.lower() == ".parquet" else ".parquet")
         raise BulkError(
             f"{output} cannot hold a column of the input ({type(error).__name__}): rename {parts_folder(output)} to"
-            f" {others}, and start again with the output {output.with_suffix('.npy')}."
+            f" {parts_folder(other)}, and start again with the output {other}."
         ) from error
     return turned

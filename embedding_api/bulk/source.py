@@ -17,6 +17,15 @@ COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 # A longer line, or field of CSV, means that line ends or quotes are missing.
 MOST_LINE_BYTES = 64 * 1024 * 1024
 _UTF_16 = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE
+# The first bytes of what is often taken for text, and what to do about it.
+_NOT_TEXT = {
+    b"\x1f\x8b": "compressed by gzip: decompress it, or let its name end in .gz",
+    b"BZh91AY": "compressed by bzip2: decompress it, or let its name end in .bz2",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd: decompress it, or let its name end in .zst",
+    b"\x04\x22\x4d\x18": "compressed by lz4: decompress it, or let its name end in .lz4",
+    b"PK\x03\x04": "a ZIP archive or a workbook of Excel: unpack it, or save it as CSV",
+    b"PAR1\x15": "Parquet: let its name end in .parquet",
+}
 # The most names of columns in a message, and letters of one.
 MOST_NAMES, MOST_LETTERS = 20, 50
 
@@ -93,6 +102,9 @@ class Source:
                     raise InputError(
                         "is text in UTF-16, not UTF-8: convert it, or, if it is no JSON, say --encoding utf-16"
                     )
+                for begin, what in _NOT_TEXT.items():
+                    if line.startswith(begin):
+                        raise InputError(f"is no text, but {what}")
                 line = line.removeprefix(codecs.BOM_UTF8)
             yield number, line
 

@@ -37,7 +37,7 @@ class State(Enum):
     """What a connection does."""
 
     READING = auto()  # a request, or it waits for one
-    WAITING = auto()  # for memory, before it reads a body of more than 64 KB
+    STALLED = auto()  # for memory, before it reads a body of more than 64 KB
     WORKING = auto()  # the application works on the request
     WRITING = auto()  # the answer
     DISCARDING = auto()  # what the client still sends after its answer
@@ -85,7 +85,7 @@ class Connection:
     @property
     def waits_for_server(self):
         """Whether the next step is the server's and not the client's."""
-        return bool(self._postponed) or self.state in (State.WORKING, State.WAITING)
+        return bool(self._postponed) or self.state in (State.WORKING, State.STALLED)
 
     def postpone(self):
         """Postpone the request, if it may need a forward pass: it waits unread. Returns whether it is postponed."""
@@ -183,7 +183,7 @@ class Connection:
 
     def pause_reading(self):
         """Read nothing until there is memory for the body."""
-        self.enter(State.WAITING)
+        self.enter(State.STALLED)
         self.watch(NO_INPUT)
 
     def resume_reading(self):
@@ -236,7 +236,7 @@ class Connection:
         loop.switch()
 
     def _handle_gone(self):
-        if self.state is State.WAITING:
+        if self.state is State.STALLED:
             self.close()
             return
         self.watch(NOTHING)

@@ -43,7 +43,7 @@ class Limits:
         self.postponed = self.large = 0
         self._client_timeout = settings.client_timeout
         self._workers, self._listeners = workers, listeners
-        self._waiting_bodies: dict[Connection, int] = {}
+        self._stalled: dict[Connection, int] = {}
         # Moving averages of the seconds that a request takes, by whether it is large. They begin with guesses.
         self._average_seconds = {False: 0.01, True: 1.0}
         self._refused = 0
@@ -61,7 +61,7 @@ class Limits:
     @property
     def waiting(self) -> int:
         """How many requests wait in this worker: unread, for memory, and for the compute threads."""
-        return self.postponed + len(self._waiting_bodies) + self.large
+        return self.postponed + len(self._stalled) + self.large
 
     def record_seconds(self, seconds: float, requests: int = 1, large: bool = False) -> None:
         """Add to the averages that so many requests together have taken so many seconds."""
@@ -74,7 +74,7 @@ class Limits:
         twice that time, or the clients would all come back at once.
         """
         self._refused += 1
-        here = self.large + len(self._waiting_bodies) if large else self.postponed
+        here = self.large + len(self._stalled) if large else self.postponed
         seconds = (here + self._refused) * self._average_seconds[large]
         return overloaded(min(math.ceil(random.uniform(0, 1 + 2 * seconds)), MAX_RETRY_SECONDS))
 
@@ -84,7 +84,7 @@ class Limits:
         Raises:
             ApiError: too many do.
         """
-        if self.large + len(self._waiting_bodies) >= self.max_waiting:
+        if self.large + len(self._stalled) >= self.max_waiting:
             raise self.refuse_as_overloaded(large=True)
 
     def admit_body(self, connection: Connection) -> None:
@@ -96,33 +96,33 @@ class Limits:
         size = connection.request.body_to_come
         if connection in self.bodies:
             return
-        if not self._waiting_bodies and self.bodies.fits(size):
+        if not self._stalled and self.bodies.fits(size):
             self.bodies.hold(connection, size)
             return
         self.check_room()
-        self._waiting_bodies[connection] = size
+        self._stalled[connection] = size
         connection.pause_reading()
 
     def admit_waiting(self) -> None:
         """Resume the connections for whose bodies there is memory now, first come, first served."""
-        while self._waiting_bodies:
-            connection, size = next(iter(self._waiting_bodies.items()))
+        while self._stalled:
+            connection, size = next(iter(self._stalled.items()))
             if not self.bodies.fits(size):
                 return
-            del self._waiting_bodies[connection]
+            del self._stalled[connection]
             self.bodies.hold(connection, size)
             connection.resume_reading()
 
     def forget(self, connection: Connection) -> None:
         """Release what a connection that closes has held."""
-        self._waiting_bodies.pop(connection, None)
+        self._stalled.pop(connection, None)
         for bound in (self.bodies, self.vectors, self.answers):
             bound.hold(connection, 0)
 
     def tick(self, now: float) -> None:
         """Called every second; `now` is the time of the monotonic clock."""
         self._refused //= 2
-        if self._waiting_bodies:
+        if self._stalled:
             self._evict_slow(self.bodies, now)
         if not self.answers.has_room:
             self._evict_slow(self.answers, now)

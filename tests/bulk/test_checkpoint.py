@@ -1,5 +1,7 @@
 import os
 import re
+import shutil
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -116,10 +118,24 @@ def test_two_processes_cannot_work_on_one_output(output, checkpoint):
         pass
 
 
-def test_a_damaged_part_is_made_again(output, checkpoint, result):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda _: b"half",
+        lambda part: part.replace(b'"rows": 1', b'"rows": x'),
+        lambda part: part.replace(b'"rows": 1', b'"rowz": 1'),
+        lambda part: part.replace(b'"rows": 1', b'"rows\xff: 1'),
+        lambda part: part.replace(b'"digest"', b'"digesz"'),
+    ],
+    ids=["cut", "number", "name", "character", "digest"],
+)
+def test_a_damaged_part_is_made_again(output, checkpoint, result, damage):
     window, vectors, totals = result(["a"])
     checkpoint.write(window, vectors, totals)
-    (parts_folder(output) / "00000000.arrow").write_bytes(b"half")
+    part = parts_folder(output) / "00000000.arrow"
+    whole = part.read_bytes()
+    part.write_bytes(damage(whole))
+    assert part.read_bytes() != whole
     assert checkpoint.done(window) is None
 
 
@@ -147,18 +163,22 @@ def test_a_file_that_could_not_be_written_leaves_the_old_one(output, checkpoint)
         ("link.npy", "link.npy is both input and output"),
         ("hard.npy", "hard.npy is both input and output"),
         ("folder/../in.npy", "is both input and output"),
+        (
+            "listed.npy",
+            "listed.npy.bad-rows.jsonl is an input, and where the rows that cannot be read are to be listed",
+        ),
         ("to_missing.npy", "There is no directory .*/missing for the output"),
     ],
 )
 def test_an_output_that_cannot_be_is_refused_at_once(tmp_path, name, message):
-    for there in ("there.npy", "in.npy"):
+    for there in ("there.npy", "in.npy", "listed.npy.bad-rows.jsonl"):
         (tmp_path / there).touch()
     (tmp_path / "folder").mkdir()
     os.symlink("in.npy", tmp_path / "link.npy")
     os.symlink("missing/out.npy", tmp_path / "to_missing.npy")
     os.link(tmp_path / "in.npy", tmp_path / "hard.npy")
     with pytest.raises(BulkError, match=message):
-        check_output(tmp_path / name, ["-", f"{tmp_path}/in.npy"])
+        check_output(tmp_path / name, ["-", f"{tmp_path}/in.npy", f"{tmp_path}/listed.npy.bad-rows.jsonl"])
 
 
 def test_an_output_that_is_a_link_is_written_where_it_leads(tmp_path, result):
@@ -191,6 +211,26 @@ def test_an_output_that_another_process_has_made_meanwhile_is_refused(output):
     with pytest.raises(BulkError, match="is there already"), Checkpoint(output, RUN):
         pass
     assert not parts_folder(output).exists()
+
+
+def test_a_folder_that_goes_while_it_is_opened_is_told(output, monkeypatch):
+    # The process that had the lock has ended, and has deleted the folder with it.
+    monkeypatch.setattr("fcntl.flock", lambda *_: shutil.rmtree(parts_folder(output)))
+    with pytest.raises(BulkError, match="cannot be written"), Checkpoint(output, RUN):
+        pass
+    output.touch()
+    with pytest.raises(BulkError, match="is there already"), Checkpoint(output, RUN):
+        pass
+
+
+def test_a_full_disk_leaves_nothing(output, monkeypatch):
+    monkeypatch.setattr("os.fsync", mock.Mock(side_effect=OSError(28, "No space left on device")))
+    with (
+        pytest.raises(BulkError, match=r"run.json cannot be written \(No space left on device\)"),
+        Checkpoint(output, RUN),
+    ):
+        pass
+    assert not os.listdir(output.parent)
 
 
 def test_a_folder_that_is_not_of_a_run_is_left_alone(output):

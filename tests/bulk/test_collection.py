@@ -74,6 +74,13 @@ def test_places_of_judgements(beir, name):
     assert "q1" in load(beir).judgements
 
 
+@pytest.mark.parametrize("name", ["qrels.dev.tsv", "qrels.dev.txt", "qrels/dev.tsv", "qrels/dev.txt"])
+def test_judgements_of_another_split_are_named(beir, name):
+    (beir / "qrels" / "test.tsv").rename(beir / name)
+    with pytest.raises(CollectionError, match=r"qrels/test.tsv is missing, but there is dev: say --split dev\.$"):
+        load(beir)
+
+
 def test_trec(tmp_path):
     (tmp_path / "collection.tsv").write_text("007\tbond  \n8\tmore of\tit\n9\t\n")
     (tmp_path / "queries.tsv").write_text("1\twho?\n")
@@ -124,10 +131,25 @@ def test_cranfield(cranfield_folder, end):
         ("qrels/test.tsv", "q1 d1 high\nq1 d1 ²\n", "test.tsv line 2 has a score that is not"),
         ("qrels/test.tsv", b"q1 caf\xe9 1\n", "test.tsv line 1 is not UTF-8, but looks like"),
         ("qrels/test.tsv", "q1 d1 1\n".encode("utf-16"), "test.tsv is text in UTF-16"),
-        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", "has no documents with a text, or no queries"),
-        ("qrels/test.tsv", "q9 d1 1\n", "has no documents with a text, or no queries"),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", "has no judgements: name another folder, or mend the file"),
+        (
+            "qrels/test.tsv",
+            "q9 d1 1\n",
+            "they name the query 'q9' and the document 'd1', while there are 'q1' and 'd1'",
+        ),
         ("qrels/test.tsv", "q1 1 1\n", "they name the query 'q1' and the document '1', while there are 'q1' and 'd1'"),
+        (
+            "qrels/test.tsv",
+            "d1 q1 1\n",
+            "they name the query 'd1' and the document 'q1', while there are 'q1' and 'd1'",
+        ),
         ("corpus.jsonl", '{"_id": "a"}', "has no documents with a text"),
+        (
+            "corpus.jsonl",
+            '{"_id": "d1"}\n{"_id": "d", "text": "b"}',
+            "the document 'd1', while there are 'q1' and 'd', w",
+        ),
+        ("queries.jsonl", '{"_id": "q1", "query": "a"}', "has no queries with a text"),
     ],
 )
 def test_a_folder_that_is_no_collection_is_told_with_file_and_line(beir, name, content, message):

@@ -27,6 +27,12 @@ def test_semicolons_as_excel_writes_them(write, read):
     assert window.table.to_pylist() == [{"id": "1", "price": "1,50", "text": "a;b"}]
 
 
+def test_an_empty_line_of_a_single_column_is_a_row_without_text(write, read):
+    [window] = read(write("a.csv", "text\none\n\nthree\n"))
+    assert window.texts == ["one", None, "three"]
+    assert window.numbers == [2, 3, 4]
+
+
 def test_plain_text_has_a_row_for_each_line(write, read):
     [window] = read(write("a.txt", "\ufeffone\r\n\r\nthree"))
     assert window.texts == ["one", None, "three"]
@@ -36,7 +42,8 @@ def test_plain_text_has_a_row_for_each_line(write, read):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "a.csv has no column 'text', but none"),
+        (b"", "a.csv has an empty first line: write the names of the columns there"),
+        (b"\r\ntext\na", "a.csv has an empty first line"),
         (b"text,text\n", "a.csv names a column twice"),
         (b"text,n\xe4me\na,b\n", "a.csv has a first line that is not UTF-8, but looks like Windows-1252"),
         (b'te"xt"y,"a"b\n', "a.csv has no valid CSV in its first line"),

@@ -66,6 +66,13 @@ def test_it_compares_with_another_model(run, model, monkeypatch):
     assert all(line == ["p", "1.0000", "1.0000", "1.0000"] for line in p_values)
 
 
+def test_a_second_model_that_is_not_there_is_told_before_the_first_is_measured(run, monkeypatch):
+    monkeypatch.setattr("embedding_api.encoder.loading.load_encoder", lambda _: pytest.fail("It is measured."))
+    result = run("--split", "dev", "--compare", "/missing")
+    assert result.exit_code == 1
+    assert "/missing" in result.output
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -2,8 +2,10 @@
 
 import gzip
 import os
+from zipfile import ZipFile
 
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from embedding_api.bulk import BulkError, source, window
@@ -90,6 +92,42 @@ def test_a_file_that_cannot_be_read_is_told_in_one_sentence_without_a_text(write
     assert "secret" not in str(error.value)
 
 
+def of_parquet(name):
+    pa.parquet.write_table(pa.table({"text": ["secret"]}), name)
+
+
+def compressed(codec):
+    def compressed(name):
+        with pa.CompressedOutputStream(name, codec) as file:
+            file.write(b"text\nsecret\n")
+
+    return compressed
+
+
+NOT_TEXT = {
+    "compressed by gzip: decompress it, or let its name end in .gz": compressed("gzip"),
+    "compressed by bzip2: decompress it, or let its name end in .bz2": compressed("bz2"),
+    "compressed by zstd: decompress it, or let its name end in .zst": compressed("zstd"),
+    "compressed by lz4: decompress it, or let its name end in .lz4": compressed("lz4"),
+    "a ZIP archive or a workbook of Excel: unpack it, or save it as CSV": lambda name: ZipFile(name, "w").mkdir("a"),
+    "Parquet: let its name end in .parquet": of_parquet,
+}
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "txt"])
+@pytest.mark.parametrize("what", NOT_TEXT)
+def test_what_is_not_of_the_format_that_its_name_says_is_told(write, read, ending, what):
+    NOT_TEXT[what](write(f"a.{ending}", ""))
+    with pytest.raises(BulkError, match=f"^a.{ending} is no text, but {what}\\.$"):
+        read(f"a.{ending}", bad_rows="skip")
+
+
+@pytest.mark.parametrize(("name", "options"), [("a.parquet.gz", {}), ("a.ZST", {"format": "parquet"})])
+def test_parquet_that_is_compressed_as_a_whole_is_told(write, name, options):
+    with pytest.raises(BulkError, match=f"^{name} is Parquet, which cannot be read compressed as a whole: decompress"):
+        Inputs([write(name, "")], **options)
+
+
 def test_a_line_without_end_is_told(write, read, monkeypatch):
     monkeypatch.setattr(source, "MOST_LINE_BYTES", 1 << 20)
     with pytest.raises(BulkError, match=r"a.txt has a line of more than 1 MB, line 2: split it"):
@@ -129,7 +167,7 @@ def test_an_encoding_is_for_other_formats(write, name):
         Inputs([write(name, "")], encoding="latin-1")
 
 
-@pytest.mark.parametrize("encoding", ["klingon", "base64", "rot13", ""])
+@pytest.mark.parametrize("encoding", ["klingon", "base64", "rot13", "undefined", ""])
 def test_an_encoding_that_is_none_is_told(write, encoding):
     with pytest.raises(BulkError, match=f"There is no encoding '{encoding}': name one"):
         Inputs([write("a.csv", "")], encoding=encoding)

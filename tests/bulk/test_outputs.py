@@ -117,6 +117,9 @@ def test_jsonl_has_all_fields():
         (pa.array([b"\x01", b""]), ["01", ""]),
         (pa.array([1, 2], pa.timestamp("ns")), ["1970-01-01 00:00:00.000000001", "1970-01-01 00:00:00.000000002"]),
         (pa.array([[date(2020, 1, 2)], []]), [["2020-01-02"], []]),
+        (pa.array([1, 2], pa.time64("ns")), ["00:00:00.000000001", "00:00:00.000000002"]),
+        (pa.array([[float("nan"), 1.5], []]), [[None, 1.5], []]),
+        (pa.array([{"a": [float("inf")]}, None]), [{"a": [None]}, None]),
     ],
 )
 def test_jsonl_says_what_it_had_to_turn(values, written_as):
@@ -156,6 +159,23 @@ def test_parquet_of_lines_of_json_says_what_it_had_to_turn():
         "mixed": [None, "[1]", None, "a", None],
         "late": [None, None, None, None, "b"],
     }
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (["1", "2.5"], ['"x"', "3"], ["1", "2.5", "x", "3"]),
+        (["[1]", "[2.5]"], ['"x"', "null"], ["[1]", "[2.5]", "x", None]),
+        (['{"a":1}', '{"b":2}'], ['"x"', "{}"], ['{"a":1}', '{"b":2}', "x", "{}"]),
+        (["1", "2.5"], ["9007199254740993", "4"], ["1", "2.5", "9007199254740993", "4"]),
+        (["1", "2"], ["2.5", "3"], [1.0, 2.0, 2.5, 3.0]),
+        (['{"a":1}', "null"], ['{"b":[]}', "null"], [{"a": 1, "b": None}, None, {"a": None, "b": []}, None]),
+    ],
+)
+def test_values_that_become_text_are_those_of_the_lines_whatever_part_they_are_in(first, second, expected):
+    parts = [part([[1, 2]] * 2, rows=[b'{"c": %s}' % value.encode() for value in each]) for each in (first, second)]
+    table = pa.parquet.read_table(written(write_parquet, *parts, turned=["c"]))
+    assert table.column("c").to_pylist() == expected
 
 
 @pytest.mark.parametrize("name", ["OUT.NPY", "out.Parquet", "out.JsonL"])

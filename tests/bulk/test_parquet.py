@@ -90,3 +90,19 @@ def test_text_that_is_not_utf_8_is_a_bad_row(write, read, monkeypatch, column):
     assert [window.numbers for window in windows] == [[1, 2], [3]]
     assert windows[1].table.to_pylist() == [{"text": None, "other": None, "kind": None, "view": None}]
     assert read.bad == [("a.parquet", "row 3", "has text that is not UTF-8")] * 2
+
+
+@pytest.mark.parametrize(
+    "within",
+    [
+        lambda bad: bad.dictionary_encode(),
+        lambda bad: pa.StructArray.from_arrays([bad], ["a"]),
+        lambda bad: pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), bad),
+    ],
+    ids=["dictionary", "struct", "list"],
+)
+def test_the_rows_beside_a_bad_one_are_read(write, read, within):
+    pa.parquet.write_table(pa.table({"text": ["a", "b"], "c": within(not_utf_8(b"a", b"caf\xe9"))}), "a.parquet")
+    [window] = read("a.parquet", bad_rows="skip")
+    assert window.numbers == [1]
+    assert window.table.schema.field("c").type == pa.parquet.read_schema("a.parquet").field("c").type

@@ -1,14 +1,16 @@
+import io
 import json
 import os
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
 from embedding_api.bulk import BulkError, outputs, pool, run, window
-from embedding_api.bulk.checkpoint import parts_folder
+from embedding_api.bulk.checkpoint import Checkpoint, parts_folder
 from embedding_api.bulk.inputs import Inputs
 from tests.support.tiny import TinyEngine, tiny_encoder
 
@@ -158,14 +160,21 @@ def test_a_column_of_the_outputs_name_is_refused(embed, corpus):
         embed(more=[more])
 
 
-def test_what_the_output_cannot_hold_is_told_and_can_be_had_otherwise(embed, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("ending", "other"), [("jsonl", "parquet"), ("parquet", "npy")])
+def test_what_the_output_cannot_hold_is_told_and_can_be_had_otherwise(
+    embed, corpus, tmp_path, monkeypatch, ending, other
+):
+    late = pa.array([2**31 - 1], pa.date32())
+    pa.parquet.write_table(pa.table({"text": ["a"], "day": late}), tmp_path / "more.parquet")
+    out, instead = tmp_path / f"out.{ending}", tmp_path / f"out.{other}"
     with monkeypatch.context() as patch:
-        patch.setattr(outputs, "_with_vector", lambda *_: int("no JSON"))
-        with pytest.raises(BulkError, match=r"out\.jsonl cannot hold a column of the input") as error:
-            embed("out.jsonl")
-    assert f"rename {tmp_path}/out.jsonl.parts to {tmp_path}/out.npy.parts" in str(error.value)
-    parts_folder(tmp_path / "out.jsonl").rename(parts_folder(tmp_path / "out.npy"))
-    assert "0 texts embedded" in embed("out.npy")[0]
+        if ending == "parquet":
+            patch.setattr(outputs, "_as", lambda *_: int("no number"))
+        with pytest.raises(BulkError, match=f"out.{ending} cannot hold a column of the input") as error:
+            embed(out.name, more=[tmp_path / "more.parquet"])
+    assert f"rename {out}.parts to {instead}.parts, and start again with the output {instead}." in str(error.value)
+    parts_folder(out).rename(parts_folder(instead))
+    assert "0 texts embedded" in embed(instead.name, more=[tmp_path / "more.parquet"])[0]
 
 
 def test_texts_without_their_end_are_told(embed, corpus):
@@ -263,6 +272,29 @@ def test_the_list_of_an_earlier_run_goes(embed, damaged, tmp_path):
     damaged.write_text('{"text": "a"}')
     embed()
     assert sorted(os.listdir(tmp_path)) == ["corpus.jsonl", "out.parquet"]
+
+
+@pytest.mark.parametrize("bad_rows", ["fail", "skip"])
+def test_a_list_that_cannot_be_written_is_told(embed, damaged, bad_rows, tmp_path):
+    (tmp_path / "out.npy.bad-rows.jsonl").mkdir()
+    if bad_rows == "fail":
+        damaged.write_text('{"text": "a"}')
+    with pytest.raises(BulkError, match=r"out.npy.bad-rows.jsonl cannot be written \(Is a directory\): mend that, and"):
+        embed("out.npy", bad_rows=bad_rows)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="There is no /dev/full.")
+def test_a_disk_that_is_full_when_a_bad_row_is_noted_is_told(embed, damaged, monkeypatch):
+    monkeypatch.setattr(Checkpoint, "open_list", lambda _: io.FileIO("/dev/full", "w"))
+    with pytest.raises(BulkError, match=r"^/dev/full cannot be written \(No space left on device\): mend that"):
+        embed(bad_rows="skip")
+
+
+def test_the_list_is_beside_the_output_that_a_link_leads_to(embed, damaged, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "out.npy").symlink_to("there/vectors.npy")
+    assert "listed in" in embed("out.npy", bad_rows="skip")[-1]
+    assert sorted(os.listdir(tmp_path / "there")) == ["vectors.npy", "vectors.npy.bad-rows.jsonl"]
 
 
 def test_an_input_of_which_no_row_can_be_read_is_told(embed, corpus, tmp_path):

@@ -400,7 +400,7 @@ def test_an_error_of_our_own_is_logged(worker, application, counted, caplog, ope
 def test_a_large_body_waits_for_memory_unread(client, application, worker, connection, sockets):
     worker.limits.bodies.hold("another", 2_000_000)
     client.send(POST + b"Content-Length: 900000\r\n\r\n")
-    assert (connection.state, worker.watched, connection.deadline) == (State.WAITING, NO_INPUT, math.inf)
+    assert (connection.state, worker.watched, connection.deadline) == (State.STALLED, NO_INPUT, math.inf)
     worker.limits.bodies.hold("another", 0)
     worker.limits.admit_waiting()
     assert (connection.state, worker.watched) == (State.READING, INPUT)
