@@ -3,7 +3,12 @@ import re
 
 import pytest
 
-from embedding_api.api.ollama_schemas import OllamaEmbeddingsRequest, OllamaEmbedRequest, OllamaShowRequest
+from embedding_api.api.ollama_schemas import (
+    OllamaEmbeddingsRequest,
+    OllamaEmbedRequest,
+    OllamaPullRequest,
+    OllamaShowRequest,
+)
 from embedding_api.api.openai_schemas import OpenAIEmbeddingsRequest
 from embedding_api.api.schemas import EmbedRequest, SimilarityRequest, TokenizeRequest
 from embedding_api.api.tei_schemas import TEIEmbedRequest
@@ -37,6 +42,7 @@ def test_every_path_is_described(app, description):
         ("/api/embed", OllamaEmbedRequest),
         ("/api/embeddings", OllamaEmbeddingsRequest),
         ("/api/show", OllamaShowRequest),
+        ("/api/pull", OllamaPullRequest),
         ("/query/embed", EmbedRequest),
         ("/query/", TEIEmbedRequest),
         ("/query/v1/embeddings", OpenAIEmbeddingsRequest),
