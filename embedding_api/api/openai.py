@@ -10,12 +10,13 @@ from embedding_api.api.json_provider import in_blocks
 from embedding_api.api.openai_schemas import (
     OpenAIEmbeddingsRequest,
     OpenAIEmbeddingsResponse,
+    OpenAIErrorResponse,
     OpenAIModel,
     OpenAIModels,
 )
 from embedding_api.api.operation import operation
 from embedding_api.api.request_body import load_payload
-from embedding_api.errors import ApiError
+from embedding_api.errors import ApiError, error_body
 
 blueprint = Blueprint("openai", __name__, url_prefix="/v1")
 _request_schema = OpenAIEmbeddingsRequest()
@@ -25,8 +26,10 @@ _loaded_at = int(time.time())
 @blueprint.errorhandler(ApiError)
 def _render(error):
     # As OpenAI has it. Its clients in JavaScript send a request with another status once more, up to seven times.
-    error.status = 400 if error.status == 422 else error.status
-    return error_handlers.render(error)
+    status = 400 if error.status == 422 else error.status
+    message = str(error)
+    body = error_body(status, error.code, message, error.param, error.details)
+    return error_handlers.respond(error, status, body | {"detail": message})
 
 
 @blueprint.post("/embeddings")
@@ -36,6 +39,7 @@ def _render(error):
     response=OpenAIEmbeddingsResponse,
     errors=(404,),
     reports_usage=True,
+    error=OpenAIErrorResponse,
 )
 def create_embeddings():
     payload = load_payload(_request_schema)
@@ -43,7 +47,7 @@ def create_embeddings():
     tokens = embedding.tokenize(
         payload.pop("input"), name="input[{}]", is_query=payload["is_query"], truncate=payload["truncate"]
     )
-    embeddings = embedding.encode(tokens)
+    embeddings = embedding.encode(tokens, normalize=payload["normalized"])
     if payload["encoding_format"] == "base64":
         embeddings = [b64encode(vector).decode() for vector in embeddings.astype("<f4", copy=False)]
     rows = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(embeddings)]
@@ -58,7 +62,7 @@ def create_embeddings():
 
 
 @blueprint.get("/models")
-@operation("The model, as OpenAI's API lists them", response=OpenAIModels)
+@operation("The model, as OpenAI's API lists them", response=OpenAIModels, error=OpenAIErrorResponse)
 def list_models():
     return {"object": "list", "data": [_model()]}
 
@@ -69,6 +73,7 @@ def list_models():
     response=OpenAIModel,
     errors=(404,),
     parameters={"model": lambda: {"type": "string", "minLength": 1}},
+    error=OpenAIErrorResponse,
 )
 def retrieve_model(model):
     embedding.check_model(model)
