@@ -50,18 +50,21 @@ class _RequestId(logging.Filter):
         return True
 
 
-def log_request(method: str, route: str | None, status: int, seconds: float, figures: dict[str, float]) -> None:
+def log_request(
+    method: str, route: str | None, status: int, seconds: float, figures: dict[str, float], code: str | None = None
+) -> None:
     """Write the line of a request.
 
     Args:
         route: the pattern of its path, or None if no route matches. Never the path itself, which may hold a text.
         seconds: from the moment when the request was read to its answer.
         figures: more numbers of the request, by name.
+        code: the error's code, if the answer is one: some clients show neither it nor the message.
     """
     route = route or "-"
-    figures = figures | {"total_ms": round(1000 * seconds, 2)}
-    line = " ".join(f"{name}={value}" for name, value in figures.items())
-    fields = {"method": method, "route": route, "status": status, **figures}
+    named = {**figures, **({"code": code} if code else {}), "total_ms": round(1000 * seconds, 2)}
+    line = " ".join(f"{name}={value}" for name, value in named.items())
+    fields = {"method": method, "route": route, "status": status, **named}
     _log.info("%s %s %d %s", method, route, status, line, extra=fields)
 
 

@@ -22,17 +22,17 @@ def test_a_request_is_one_line_with_its_figures(client, lines):
 
 
 @pytest.mark.parametrize(
-    ("send", "status"),
+    ("send", "status", "code"),
     [
-        ({"json": {"texts": [PRIVATE, 1]}}, 422),
-        ({"json": {PRIVATE: "x"}}, 422),
-        ({"data": PRIVATE.encode(), "content_type": "application/json"}, 400),
-        ({"json": {"texts": PRIVATE}, "query_string": {"q": PRIVATE}}, 400),
+        ({"json": {"texts": [PRIVATE, 1]}}, 422, "invalid_fields"),
+        ({"json": {PRIVATE: "x"}}, 422, "invalid_fields"),
+        ({"data": PRIVATE.encode(), "content_type": "application/json"}, 400, "invalid_json"),
+        ({"json": {"texts": PRIVATE}, "query_string": {"q": PRIVATE}}, 400, "query_string"),
     ],
 )
-def test_no_line_has_a_text(client, lines, send, status):
+def test_no_line_has_a_text_and_that_of_an_error_has_its_code(client, lines, send, status, code):
     assert client.post("/embed", **send).status_code == status
-    assert [line.status for line in lines()] == [status]
+    assert [(line.status, line.code) for line in lines()] == [(status, code)]
     assert not any("private" in repr(vars(line)) for line in lines())
 
 
@@ -40,5 +40,5 @@ def test_no_line_has_a_text(client, lines, send, status):
 def test_a_path_that_is_no_route_is_not_in_the_log(client, lines, path):
     client.get(path)
     (line,) = lines()
-    assert line.message.startswith("GET - 404 total_ms=")
+    assert line.message.startswith("GET - 404 code=not_found total_ms=")
     assert "private" not in repr(vars(line))

@@ -15,6 +15,8 @@ from embedding_api.api.ollama_schemas import (
     OllamaEmbedRequest,
     OllamaEmbedResponse,
     OllamaErrorResponse,
+    OllamaPullRequest,
+    OllamaPullResponse,
     OllamaShowRequest,
     OllamaShowResponse,
     OllamaTagsResponse,
@@ -26,6 +28,7 @@ from embedding_api.errors import ApiError
 
 blueprint = Blueprint("ollama", __name__, url_prefix="/api")
 _embed_schema, _embeddings_schema, _show_schema = OllamaEmbedRequest(), OllamaEmbeddingsRequest(), OllamaShowRequest()
+_pull_schema = OllamaPullRequest()
 _loaded = datetime.now(UTC).isoformat(timespec="seconds")
 
 _DIALECT = Dialect(OllamaErrorResponse, {"invalid_fields": 400, "text_too_long": 400})
@@ -122,6 +125,21 @@ def ollama_show():
         "capabilities": ["embedding"],
         "modified_at": _loaded,
     }
+
+
+@blueprint.post("/pull")
+@operation(
+    "Nothing, as the model is loaded: for clients that pull what /api/tags does not name",
+    request=OllamaPullRequest,
+    response=OllamaPullResponse,
+    errors=(404,),
+    dialects=(_DIALECT,),
+)
+def ollama_pull():
+    payload = load_payload(_pull_schema)
+    _check_model(payload["model"] or payload["name"])
+    # A stream of progress is one JSON object a line, and the last one is this.
+    return {"status": "success"}
 
 
 def _check_model(name):

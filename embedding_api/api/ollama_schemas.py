@@ -27,12 +27,20 @@ class OllamaEmbeddingsRequest(StrictSchema):
     keep_alive = Ignored()
 
 
-class OllamaShowRequest(StrictSchema):
+class _ModelRequest(StrictSchema):
     examples = {"the model": {"model": DEFAULT_MODEL}}
 
     model = fields.String(load_default=None, metadata=MODEL)
     name = fields.String(load_default=None, metadata={"description": "The same, as older clients put it."})
+
+
+class OllamaShowRequest(_ModelRequest):
     verbose = Ignored()
+
+
+class OllamaPullRequest(_ModelRequest):
+    stream = Ignored()
+    insecure = Ignored()
 
 
 class OllamaEmbedResponse(ResponseSchema):
@@ -134,6 +142,12 @@ class OllamaShowResponse(ResponseSchema):
     model_info = fields.Dict(required=True)
     capabilities = array(fields.String(), "What the model does: embedding.")
     modified_at = fields.String(required=True)
+
+
+class OllamaPullResponse(ResponseSchema):
+    examples = {"the model": {"status": "success"}}
+
+    status = fields.String(required=True, metadata={"description": "success: the model is loaded at the start."})
 
 
 class OllamaErrorResponse(ResponseSchema):

@@ -10,26 +10,27 @@ from embedding_api.api.json_provider import in_blocks
 from embedding_api.api.openai_schemas import (
     OpenAIEmbeddingsRequest,
     OpenAIEmbeddingsResponse,
+    OpenAIErrorResponse,
     OpenAIModel,
     OpenAIModels,
 )
 from embedding_api.api.operation import Dialect, operation
 from embedding_api.api.request_body import load_payload
-from embedding_api.api.schemas import ErrorResponse
-from embedding_api.errors import ApiError
+from embedding_api.errors import ApiError, error_body
 
 blueprint = Blueprint("openai", __name__, url_prefix="/v1")
 _request_schema = OpenAIEmbeddingsRequest()
 _loaded_at = int(time.time())
 
 # As OpenAI has it. LangChain.js sends a request with another status again, up to seven times.
-_DIALECT = Dialect(ErrorResponse, {"invalid_fields": 400, "text_too_long": 400})
+_DIALECT = Dialect(OpenAIErrorResponse, {"invalid_fields": 400, "text_too_long": 400})
 
 
 @blueprint.errorhandler(ApiError)
 def _render(error):
-    error.status = _DIALECT.statuses.get(error.code, error.status)
-    return error_handlers.render(error)
+    status, message = _DIALECT.statuses.get(error.code, error.status), str(error)
+    body = error_body(status, error.code, message, error.param, error.details)
+    return error_handlers.respond(error, status, body | {"detail": message})
 
 
 @blueprint.post("/embeddings")
@@ -47,7 +48,7 @@ def create_embeddings():
     tokens = embedding.tokenize(
         payload.pop("input"), name="input[{}]", is_query=payload["is_query"], truncate=payload["truncate"]
     )
-    embeddings = embedding.encode(tokens)
+    embeddings = embedding.encode(tokens, normalize=payload["normalized"])
     if payload["encoding_format"] == "base64":
         embeddings = [b64encode(vector).decode() for vector in embeddings.astype("<f4", copy=False)]
     rows = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(embeddings)]
@@ -62,7 +63,7 @@ def create_embeddings():
 
 
 @blueprint.get("/models")
-@operation("The model, as OpenAI's API lists them", response=OpenAIModels)
+@operation("The model, as OpenAI's API lists them", response=OpenAIModels, dialects=(_DIALECT,))
 def list_models():
     return {"object": "list", "data": [_model()]}
 
@@ -73,6 +74,7 @@ def list_models():
     response=OpenAIModel,
     errors=(404,),
     parameters={"model": lambda: {"type": "string", "minLength": 1}},
+    dialects=(_DIALECT,),
 )
 def retrieve_model(model):
     embedding.check_model(model)

@@ -1,6 +1,6 @@
 """OpenAI's requests and responses (https://platform.openai.com/docs/api-reference/embeddings)."""
 
-from marshmallow import ValidationError, fields, post_load
+from marshmallow import ValidationError, fields, post_load, validate
 
 from embedding_api.api.fields import (
     Dimensions,
@@ -11,7 +11,7 @@ from embedding_api.api.fields import (
     TextsNotTokenIds,
     choice,
 )
-from embedding_api.api.schemas import MODEL, TEXTS, TRUNCATE, VECTOR, ResponseSchema, StrictSchema, array
+from embedding_api.api.schemas import MODEL, TEXTS, TRUNCATE, VECTOR, ErrorResponse, ResponseSchema, StrictSchema, array
 from embedding_api.encoder.model_files import DEFAULT_MODEL
 
 # What texts are, in the words of Voyage and NVIDIA, of Cohere, and of Jina: whether they are queries.
@@ -42,7 +42,8 @@ class Truncate(fields.Field):
 class OpenAIEmbeddingsRequest(StrictSchema):
     """What OpenAI's API takes, and what others have added to it.
 
-    Loaded are `input`, a list; `encoding_format`; `model`; `is_query`, None where nothing says it; and `truncate`.
+    Loaded are `input`, a list; `encoding_format`; `model`; `is_query`, None where nothing says it; `truncate`; and
+    `normalized`.
     """
 
     examples = {
@@ -66,6 +67,16 @@ class OpenAIEmbeddingsRequest(StrictSchema):
     truncation = StrictBoolean(metadata={"description": "The same, as Voyage puts it."})
     output_dimension = Dimensions(metadata={"description": "As `dimensions`, as Voyage and Mistral put it."})
     output_dtype = choice("float", "float", description="As Voyage and Mistral put it.")
+    embedding_type = choice("float", "float", description="The same, as Jina puts it.")
+    normalized = StrictBoolean(
+        load_default=True,
+        metadata={"description": "As Jina puts it: vectors of length 1; `false`: as the model gives."},
+    )
+    late_chunking = StrictBoolean(
+        validate=validate.Equal(False, error="Must be false: each text gets a vector by itself."),
+        metadata={"description": "As Jina puts it; only `false`.", "enum": [False, None]},
+    )
+    metadata = Ignored()
 
     @post_load
     def _say_it_once(self, data, **kwargs):
@@ -116,6 +127,10 @@ class OpenAIEmbeddingsResponse(ResponseSchema):
     data = array(fields.Nested(OpenAIEmbedding), "An embedding for each text, in their order.")
     model = fields.String(required=True)
     usage = fields.Nested(OpenAIUsage, required=True)
+
+
+class OpenAIErrorResponse(ErrorResponse):
+    detail = fields.String(metadata={"description": "The message, where Voyage's and Jina's clients look for it."})
 
 
 class OpenAIModel(ResponseSchema):

@@ -33,7 +33,7 @@ def _finish(response):
     seconds = perf_counter() - g.started
     response.headers[request_id.HEADER] = g.request_id
     metrics.record_response(response.status_code, route, seconds, g.figures, g.error_code)
-    logs.log_request(request.method, route, response.status_code, seconds, g.figures)
+    logs.log_request(request.method, route, response.status_code, seconds, g.figures, g.error_code)
     return response
 
 

@@ -5,6 +5,7 @@ import pytest
 from embedding_api.api.ollama_schemas import (
     OllamaEmbeddingsResponse,
     OllamaEmbedResponse,
+    OllamaPullResponse,
     OllamaShowResponse,
     OllamaTagsResponse,
 )
@@ -44,14 +45,22 @@ def test_what_clients_ask_before(client):
     assert client.get("/api/version").json.keys() == {"version"}
 
 
+def test_a_pull_succeeds_as_the_model_is_there(client):
+    for fields in ({"model": "nomic-embed-text"}, {"name": "tiny:latest", "stream": False, "insecure": True}):
+        pulled = ask(client, "/api/pull", **fields)
+        assert (pulled.status_code, pulled.json) == (200, {"status": "success"})
+        assert OllamaPullResponse().validate(pulled.json) == {}
+
+
 def test_names_of_models(client, settings):
     assert ask(client, model="nomic-embed-text", input="a").status_code == 200
     strict = create_app(dataclasses.replace(settings, accept_models="served"), tiny_encoder()).test_client()
     assert ask(strict, model="tiny:latest", input="a").status_code == 200
-    assert ask(strict, "/api/show", name="tiny").status_code == 200
-    assert_error(
-        ask(strict, model="nomic-embed-text", input="a"), 404, "The model 'nomic-embed-text' is not served here"
-    )
+    for path in ("/api/show", "/api/pull"):
+        assert ask(strict, path, name="tiny").status_code == 200
+    other, message = {"model": "nomic-embed-text"}, "The model 'nomic-embed-text' is not served here"
+    assert_error(ask(strict, input="a", **other), 404, message)
+    assert_error(ask(strict, "/api/pull", **other), 404, message)
 
 
 @pytest.mark.parametrize(

@@ -74,10 +74,19 @@ def test_a_query_gets_the_prompt_however_it_is_said(client, fields, is_query):
         {"output_dtype": "float"},
         {"output_dimension": 8},
         {"encoding_format": "float"},
+        {"embedding_type": "float"},
+        {"normalized": True},
+        {"late_chunking": False},
+        {"metadata": {"a": 1}},
     ],
 )
 def test_what_others_ask_for_and_is_done_anyway_is_taken(client, fields):
     assert vectors(embeddings(client, ["abc", "a" * 15], **fields)) == embed(client, ["abc", "a" * 15])
+
+
+def test_vectors_may_be_as_the_model_gives_them(client):
+    assert vectors(embeddings(client, "abc", normalized=False)) == embed(client, "abc", normalize=False)
+    assert embed(client, "abc", normalize=False) != embed(client, "abc")
 
 
 @pytest.mark.parametrize("fields", [{"truncate": False}, {"truncate": "NONE"}, {"truncation": False}])
@@ -105,7 +114,8 @@ def test_contradictions_are_told(client, fields, param):
 
 def test_optional_fields_that_are_null_count_as_left_out(client):
     names = ["model", "encoding_format", "dimensions", "user", "input_type", "truncate", "task", "prompt_name"]
-    optional = dict.fromkeys([*names, "truncation", "output_dtype", "output_dimension"])
+    names += ["truncation", "output_dtype", "output_dimension"]
+    optional = dict.fromkeys([*names, "embedding_type", "normalized", "late_chunking", "metadata"])
     assert vectors(embeddings(client, "abc", **optional)) == embed(client, "abc")
     assert client.post("/v1/embeddings", json={"input": "abc"}).status_code == 200
 
@@ -151,6 +161,9 @@ def test_wrong_input_is_refused(client, wrong):
         {"truncation": "END"},
         {"output_dtype": "int8"},
         {"output_dimension": 4},
+        {"embedding_type": "binary"},
+        {"normalized": 1},
+        {"late_chunking": True},
         {"model": ["a"]},
         {"inputs": "a"},
     ],
@@ -159,6 +172,13 @@ def test_wrong_fields_are_named(client, fields):
     response = embeddings(client, "abc", **fields)
     assert_error(response, 400, "invalid_fields")
     assert response.json["error"]["param"] == next(iter(fields))
+
+
+def test_errors_have_their_message_where_the_clients_of_voyage_and_jina_look(client, settings):
+    with_key = create_app(dataclasses.replace(settings, api_keys=("k" * 16,)), tiny_encoder()).test_client()
+    for response in (embeddings(client, " "), embeddings(with_key, "a"), embeddings(client, [1])):
+        assert response.json["detail"] == response.json["error"]["message"]
+    assert "detail" not in client.post("/embed", json={"texts": " "}).json
 
 
 def test_an_error_for_a_body_that_is_empty_or_no_object_names_the_fields_of_openai(client):

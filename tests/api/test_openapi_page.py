@@ -7,6 +7,7 @@ from embedding_api.api.ollama_schemas import (
     OllamaEmbeddingsRequest,
     OllamaEmbedRequest,
     OllamaErrorResponse,
+    OllamaPullRequest,
     OllamaShowRequest,
 )
 from embedding_api.api.openai_schemas import OpenAIEmbeddingsRequest
@@ -42,6 +43,7 @@ def test_every_path_is_described(app, description):
         ("/api/embed", OllamaEmbedRequest),
         ("/api/embeddings", OllamaEmbeddingsRequest),
         ("/api/show", OllamaShowRequest),
+        ("/api/pull", OllamaPullRequest),
         ("/query/embed", EmbedRequest),
         ("/query/", TEIEmbedRequest),
         ("/query/v1/embeddings", OpenAIEmbeddingsRequest),

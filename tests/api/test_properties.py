@@ -65,7 +65,8 @@ OPENAI = Dialect(
     "input",
     (
         *("model", "encoding_format", "dimensions", "user", "input_type", "task", "prompt_name", "truncate"),
-        *("truncation", "output_dimension", "output_dtype"),
+        *("truncation", "output_dimension", "output_dtype", "embedding_type", "normalized", "late_chunking"),
+        "metadata",
     ),
     lambda answer: answer["data"],
     check_own_error,
