@@ -23,7 +23,7 @@ class Connection(SimpleNamespace):
         self.waits_for_server = False
 
     def pause_reading(self):
-        self.state = State.WAITING
+        self.state = State.STALLED
 
     def resume_reading(self):
         self.state = State.READING
@@ -75,12 +75,12 @@ def test_bodies_are_read_as_long_as_there_is_memory_and_others_wait_their_turn(l
     first, second, third, fourth = connections = [Connection(MB) for _ in range(4)]
     for connection in connections:
         limits.admit_body(connection)
-    assert [connection.state for connection in connections] == [State.READING] * 2 + [State.WAITING] * 2
+    assert [connection.state for connection in connections] == [State.READING] * 2 + [State.STALLED] * 2
     limits.admit_waiting()
-    assert third.state is State.WAITING
+    assert third.state is State.STALLED
     limits.bodies.hold(second, 0)
     limits.admit_waiting()
-    assert (third.state, fourth.state) == (State.READING, State.WAITING)
+    assert (third.state, fourth.state) == (State.READING, State.STALLED)
     limits.bodies.hold(first, 0)
     limits.admit_waiting()
     assert fourth.state is State.READING
@@ -92,7 +92,7 @@ def test_a_small_body_does_not_pass_a_large_one_that_waits(limits):
         limits.admit_body(Connection(size))
     small = Connection(MB // 4)
     limits.admit_body(small)
-    assert small.state is State.WAITING
+    assert small.state is State.STALLED
 
 
 def test_a_body_is_admitted_once(limits):
@@ -111,7 +111,7 @@ def test_a_connection_that_closes_is_forgotten(limits):
     limits.forget(third)
     limits.forget(first)
     limits.admit_waiting()
-    assert (third.state, fourth.state) == (State.WAITING, State.READING)
+    assert (third.state, fourth.state) == (State.STALLED, State.READING)
     assert not any(first in bound for bound in (limits.bodies, limits.vectors, limits.answers))
 
 
