@@ -81,8 +81,10 @@ class KernelEngine:
         self._scratch.clear()
 
     def _wake_helper(self):
-        self._helper = self._helper or _Helper(self._library)
-        return self._helper.wake()
+        # Without a helper where the operating system gives the process no more threads.
+        with contextlib.suppress(RuntimeError):
+            self._helper = self._helper or _Helper(self._library)
+        return self._helper and self._helper.wake()
 
     def _take_scratch(self, floats):
         """Scratch memory of at least so many floats, for the calling thread alone."""

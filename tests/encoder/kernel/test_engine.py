@@ -262,6 +262,15 @@ def test_a_helper_computes_its_half(engine):
         assert time.monotonic() < until
 
 
+def test_without_a_thread_for_it_there_is_no_helper(library, bfloat16, monkeypatch):
+    def fail(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(kernel_engine.Thread, "start", fail)
+    engine = KernelEngine(library, bert_weights(small_bert()), bfloat16)
+    np.testing.assert_array_equal(engine.forward(texts(5), with_helper=True), engine.forward(texts(5)))
+
+
 def test_a_helper_that_does_not_come_is_not_waited_for(library, bfloat16):
     engine = KernelEngine(library, bert_weights(small_bert()), bfloat16)
     state = Helper()
