@@ -32,7 +32,7 @@ class Engine(Protocol):
         Any thread may call it at any time.
 
         Args:
-            with_helper: whether the engine's helper thread, if it has one, takes part. Only one thread may ask for it.
+            with_helper: whether the engine's helper thread takes part, if it has one that is free.
         """
 
     def free_scratch(self) -> None:

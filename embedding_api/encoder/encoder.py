@@ -161,7 +161,7 @@ class Encoder:
         """What `compute` returns, without compute threads and heartbeats.
 
         Args:
-            with_helper: whether the engine's helper computes as well. Only one thread may ask for it.
+            with_helper: whether the engine's helper thread takes part, if it has one that is free.
         """
         batches = list(self.micro_batches(ids))
         results = [self._engine.forward([ids[index] for index in batch], with_helper) for batch in batches]

@@ -88,7 +88,7 @@ def pre_fork(server, worker):
 def child_exit(server, worker):
     # A worker that was killed could not reset its flag. Other kinds of workers have none.
     if Worker.shared:
-        Worker.shared.set_idle(worker.number, False)
+        Worker.shared.forget(worker.number)
     metrics.reset_dead_worker(worker.number)
 
 

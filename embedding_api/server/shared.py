@@ -1,9 +1,10 @@
-"""What workers know of each other: how many of them are idle, and whether all of them must stop."""
+"""What workers know of each other: which of them are idle, and whether all of them must stop."""
 
 import mmap
 
 # More than anybody runs. Workers beyond share flags, which only makes the spreading of connections less exact.
 _FLAGS = 4096
+_IDLE, _BUSY = 1, 2
 
 
 class SharedFlags:
@@ -23,9 +24,18 @@ class SharedFlags:
 
     def set_idle(self, number: int, idle: bool) -> None:
         """Set whether the worker of this number has nothing to do."""
-        self._flags[1 + number % _FLAGS] = idle
+        self._flags[1 + number % _FLAGS] = _IDLE if idle else _BUSY
+
+    def forget(self, number: int) -> None:
+        """Count the worker of this number neither as idle nor as busy."""
+        self._flags[1 + number % _FLAGS] = 0
 
     @property
-    def idle(self) -> int:
-        """How many workers have nothing to do. A worker that asks is not one of them."""
-        return self._flags[1:].count(1)
+    def any_idle(self) -> bool:
+        """Whether some worker has nothing to do."""
+        return self._flags.find(_IDLE.to_bytes(), 1) > 0
+
+    @property
+    def busy(self) -> int:
+        """How many workers have something to do."""
+        return self._flags[1:].count(_BUSY)

@@ -134,7 +134,11 @@ class Worker(SyncWorker):
             # Exceptions are in reference cycles, and their tracebacks refer to texts.
             gc.collect()
             malloc.trim()
-        self.shared.set_idle(self.number, self._draining_since is None)
+        if self._draining_since is None:
+            self.shared.set_idle(self.number, True)
+        else:
+            # It has nothing to do, and accepts nothing.
+            self.shared.forget(self.number)
         events = self._epoll.poll(TICK)
         self.shared.set_idle(self.number, False)
         return events
@@ -261,15 +265,15 @@ class Worker(SyncWorker):
             self.alive = False
 
     def _has_idle_core(self):
-        """Whether there is a core for this worker's helper, if all workers that are not idle have one."""
-        return 2 * (self.cfg.workers - self.shared.idle) <= self._cores
+        """Whether each busy worker, and a helper for it, have a core."""
+        return 2 * self.shared.busy <= self._cores
 
     def _spread_load(self, tasks):
         """Close a quarter of a pass's connections if another worker is idle, which accepts when their clients return.
 
         With half of them the other worker soon has more than this one, and the connections move to and fro.
         """
-        if (len(tasks) > 1 or self.limits.postponed) and self.shared.idle:
+        if (len(tasks) > 1 or self.limits.postponed) and self.shared.any_idle:
             for task in tasks[: max(len(tasks) // 4, 1)]:
                 task.connection.request.must_close = True
 

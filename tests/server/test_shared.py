@@ -19,29 +19,41 @@ def run_forked(function):
 
 
 def test_at_first_no_worker_is_idle_and_the_service_does_not_stop(flags):
-    assert flags.idle == 0
+    assert not flags.any_idle
     assert not flags.stopping
 
 
 def test_a_worker_sees_that_another_is_idle(flags):
     run_forked(lambda: flags.set_idle(2, True))
-    assert flags.idle == 1
+    assert flags.any_idle
     run_forked(lambda: flags.set_idle(1, True))
     run_forked(lambda: flags.set_idle(2, False))
-    assert flags.idle == 1
+    assert flags.any_idle
     run_forked(lambda: flags.set_idle(1, False))
-    assert flags.idle == 0
+    assert not flags.any_idle
 
 
 def test_all_workers_see_the_stop_and_it_makes_no_worker_idle(flags):
     run_forked(flags.stop)
     assert flags.stopping
-    assert flags.idle == 0
+    assert not flags.any_idle
     flags.set_idle(1, True)
-    assert flags.idle == 1
+    assert flags.any_idle
 
 
 def test_any_number_of_workers_has_flags(flags):
     flags.set_idle(10_000, True)
-    assert flags.idle == 1
+    assert flags.any_idle
     assert not flags.stopping
+
+
+def test_busy_workers_are_counted(flags):
+    assert flags.busy == 0
+    for number in (1, 2, 3):
+        flags.set_idle(number, False)
+    flags.set_idle(2, True)
+    assert flags.busy == 2
+    flags.forget(3)
+    flags.forget(2)
+    assert flags.busy == 1
+    assert not flags.any_idle

@@ -2,21 +2,25 @@ from types import SimpleNamespace
 
 import pytest
 
+from embedding_api.server.shared import SharedFlags
 from embedding_api.server.worker import Worker
 
 
+# The last is of workers that were added by a signal, on two cores.
 @pytest.mark.parametrize(
-    ("cores", "workers", "idle", "expected"),
+    ("cores", "busy", "idle", "expected"),
     [
         (1, 1, 0, False),
         (2, 1, 0, True),
-        (2, 2, 1, True),
+        (2, 1, 1, True),
         (2, 2, 0, False),
-        (8, 8, 4, True),
-        (8, 8, 3, False),
-        (2, 8, 7, True),
+        (8, 4, 4, True),
+        (8, 5, 3, False),
+        (2, 2, 2, False),
     ],
 )
-def test_a_helper_gets_a_core_if_each_worker_that_is_not_idle_can_have_one(cores, workers, idle, expected):
-    worker = SimpleNamespace(_cores=cores, cfg=SimpleNamespace(workers=workers), shared=SimpleNamespace(idle=idle))
-    assert Worker._has_idle_core(worker) is expected
+def test_a_helper_gets_a_core_if_each_busy_worker_can_have_one(cores, busy, idle, expected):
+    shared = SharedFlags()
+    for number in range(busy + idle):
+        shared.set_idle(number, number >= busy)
+    assert Worker._has_idle_core(SimpleNamespace(_cores=cores, shared=shared)) is expected

@@ -8,6 +8,7 @@
 // All memory is allocated in exactly the size that the kernel is to stay within. Memory that it may only write is full
 // of NaNs beforehand, so that reading from it shows in the vectors.
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,14 +88,16 @@ static struct bert read_bert(const struct header *header) {
 }
 
 static void *run_helper(void *helper) {
-    while (helper) help(helper);
+    help_with_products(helper);
     return NULL;
 }
 
 static struct helper *start_helper(void) {
     struct helper *helper = calloc(1, sizeof *helper);
     pthread_t thread;
-    if (!helper || pthread_create(&thread, NULL, run_helper, helper)) exit(EXIT_FAILURE);
+    if (!helper) exit(EXIT_FAILURE);
+    *helper = (struct helper){.active = 1, .yield = sched_yield};
+    if (pthread_create(&thread, NULL, run_helper, helper)) exit(EXIT_FAILURE);
     return helper;
 }
 
@@ -109,7 +112,10 @@ static void run_batch(const struct bert *bert, struct helper *helper) {
     float *scratch = allocate(bert_scratch(bert, tokens, longest) * sizeof *scratch);
     const size_t floats = (size_t)texts * whole_panels(bert->dense.out ? bert->dense.out : bert->hidden);
     float *vectors = allocate(floats * sizeof *vectors);
-    bert_forward(bert, ids, lengths, texts, scratch, vectors, helper);
+    // Until the helper has taken part.
+    const uint32_t before = helper ? __atomic_load_n(&helper->finished, __ATOMIC_ACQUIRE) : 0;
+    do bert_forward(bert, ids, lengths, texts, scratch, vectors, helper);
+    while (helper && __atomic_load_n(&helper->finished, __ATOMIC_ACQUIRE) == before);
     if (fwrite(vectors, sizeof *vectors, floats, stdout) != floats) exit(EXIT_FAILURE);
     free(vectors);
     free(scratch);

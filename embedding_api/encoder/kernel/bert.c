@@ -121,20 +121,37 @@ static void after_attention(const struct bert *bert, const struct layer *layer, 
                             int count, const struct activations *a) {
     const int hidden = bert->hidden;
     const size_t stride = intermediate_stride(bert);
-    struct product product = {.bfloat16 = bert->bfloat16, .rows = count, .rounded = a->rounded};
-    product.linear = &layer->attention_output, product.activation = ACTIVATION_NONE;
-    product.input = context, product.input_stride = hidden;
-    product.output = a->sums, product.output_stride = hidden, product.residual = rows;
-    compute_product(&product, a->helper);
+    compute_product(&(struct product){.linear = &layer->attention_output,
+                                      .bfloat16 = bert->bfloat16,
+                                      .rows = count,
+                                      .input = context,
+                                      .input_stride = hidden,
+                                      .output = a->sums,
+                                      .output_stride = hidden,
+                                      .residual = rows,
+                                      .rounded = a->rounded},
+                    a->helper);
     layer_norm(&layer->attention_norm, bert->epsilon, a->sums, rows, count, hidden);
-    product.linear = &layer->intermediate, product.activation = bert->activation;
-    product.input = rows, product.input_stride = hidden;
-    product.output = a->intermediate, product.output_stride = stride, product.residual = NULL;
-    compute_product(&product, a->helper);
-    product.linear = &layer->output, product.activation = ACTIVATION_NONE;
-    product.input = a->intermediate, product.input_stride = stride;
-    product.output = a->sums, product.output_stride = hidden, product.residual = rows;
-    compute_product(&product, a->helper);
+    compute_product(&(struct product){.linear = &layer->intermediate,
+                                      .bfloat16 = bert->bfloat16,
+                                      .activation = bert->activation,
+                                      .rows = count,
+                                      .input = rows,
+                                      .input_stride = hidden,
+                                      .output = a->intermediate,
+                                      .output_stride = stride,
+                                      .rounded = a->rounded},
+                    a->helper);
+    compute_product(&(struct product){.linear = &layer->output,
+                                      .bfloat16 = bert->bfloat16,
+                                      .rows = count,
+                                      .input = a->intermediate,
+                                      .input_stride = stride,
+                                      .output = a->sums,
+                                      .output_stride = hidden,
+                                      .residual = rows,
+                                      .rounded = a->rounded},
+                    a->helper);
     layer_norm(&layer->output_norm, bert->epsilon, a->sums, rows, count, hidden);
 }
 
@@ -209,7 +226,6 @@ void bert_forward(const struct bert *bert, const int32_t *ids, const int32_t *le
     int tokens = 0;
     for (int text = 0; text < texts; text++) tokens += lengths[text];
     struct activations a = divide_scratch(bert, scratch, tokens);
-    if (helper) __atomic_store_n(&helper->active, 1, __ATOMIC_RELAXED);
     a.helper = helper;
     embed(bert, ids, lengths, texts, a.rows);
     for (int i = 0; i < bert->layers; i++) {
@@ -220,5 +236,4 @@ void bert_forward(const struct bert *bert, const int32_t *ids, const int32_t *le
     float *pooled = has_dense ? a.context : vectors;
     pool(bert, lengths, texts, a.rows, pooled);
     if (has_dense) project(bert, pooled, texts, vectors, &a);
-    if (helper) __atomic_store_n(&helper->active, 0, __ATOMIC_RELAXED);
 }

@@ -53,6 +53,6 @@ size_t bert_scratch(const struct bert *bert, int32_t tokens, int32_t longest);
 
 // vectors[texts][columns, rounded up to whole panels], not normalized, of texts whose token ids stand one after the
 // other. A vector is the same, bit for bit, whatever other texts are in the call. Several threads may call it at once,
-// each with scratch memory of its own.
+// each with scratch memory and a helper of its own. Without a helper, if it is NULL.
 void bert_forward(const struct bert *bert, const int32_t *ids, const int32_t *lengths, int32_t texts, float *scratch,
                   float *vectors, struct helper *helper);

@@ -1,9 +1,9 @@
 """The forward pass of BERT and its like in the kernel: its weights laid out once, its calls checked."""
 
 import contextlib
+import ctypes
 import mmap
-from queue import SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class KernelEngine:
 
         Each text is an array or a list of its token ids.
         A text's vector has the same bits in any batch, with the helper thread and without. Any number of threads may
-        call it at once, but only one of them with the helper.
+        call it at once; one of them at a time gets the helper.
 
         Raises:
             ValueError: a text has no tokens, or more than the model reads, or one that is not in the vocabulary; or the
@@ -72,7 +72,11 @@ class KernelEngine:
         vectors = np.empty((len(batch), self._stride), np.float32)
         addresses = [array.ctypes.data for array in (ids, lengths, scratch, vectors)]
         helper = self._wake_helper() if with_helper else None
-        self._library.bert_forward(self._bert, *addresses[:2], len(batch), *addresses[2:], helper)
+        try:
+            self._library.bert_forward(self._bert, *addresses[:2], len(batch), *addresses[2:], helper)
+        finally:
+            if helper:
+                self._helper.release()
         self._scratch.append(scratch)
         return vectors[:, : self._dimension]
 
@@ -81,7 +85,7 @@ class KernelEngine:
         self._scratch.clear()
 
     def _wake_helper(self):
-        # Without a helper where the operating system gives the process no more threads.
+        """What the pass shares with the helper; None if that is busy, or no thread can be started for it."""
         with contextlib.suppress(RuntimeError):
             self._helper = self._helper or _Helper(self._library)
         return self._helper and self._helper.wake()
@@ -100,22 +104,40 @@ class KernelEngine:
 
 
 class _Helper:
-    """A thread that computes half of each product of another thread's forward passes."""
+    """A thread that computes half of each product of another thread's forward passes. To be made after the fork."""
 
     def __init__(self, library):
-        self._library, self._state, self._passes = library, Helper(), SimpleQueue()
+        yield_ = ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p)
+        self._library, self._shared = library, Helper(yield_=yield_)
+        # Locked while a pass has the helper, and while there is none to take part in.
+        self._taken, self._asleep = Lock(), Lock()
+        self._asleep.acquire()
         Thread(target=self._run, name="helper", daemon=True).start()
 
     def wake(self):
-        """Have the thread take part in the next forward pass, which gets what this returns."""
-        self._passes.put(None)
-        return self._state
+        """Have the thread take part in a pass until `release`.
+
+        Returns:
+            what the pass gets; None if another one has the helper.
+        """
+        if not self._taken.acquire(blocking=False):
+            return None
+        # Before the thread wakes: it sleeps again when it finds this 0.
+        self._shared.active = 1
+        if self._asleep.locked():
+            self._asleep.release()
+        return self._shared
+
+    def release(self):
+        """End what `wake` has begun."""
+        self._shared.active = 0
+        self._taken.release()
 
     def _run(self):
         block_signals()
         while True:
-            self._passes.get()
-            self._library.help(self._state)
+            self._asleep.acquire()
+            self._library.help_with_products(self._shared)
 
 
 def laid_out(weights, panel, bfloat16):

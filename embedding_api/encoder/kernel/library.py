@@ -48,15 +48,16 @@ class Helper(Structure):
     _fields_ = [
         ("product", c_void_p),
         *((name, c_uint32) for name in ("offered", "taken", "finished", "active")),
+        ("yield_", c_void_p),
     ]
 
 
-# The type of the result and of each argument, by the function's name in bert.h.
+# The type of the result and of each argument, by the function's name in bert.h and product.h.
 _FUNCTIONS = {
     "bert_panel": (c_int32,),
     "bert_scratch": (c_size_t, POINTER(Bert), c_int32, c_int32),
     "bert_forward": (None, POINTER(Bert), c_void_p, c_void_p, c_int32, c_void_p, c_void_p, POINTER(Helper)),
-    "help": (None, POINTER(Helper)),
+    "help_with_products": (None, POINTER(Helper)),
 }
 
 

@@ -39,10 +39,12 @@ static void finish(enum activation activation, const float *sums, const float *b
     }
 }
 
-// What a tile, of so many in a panel, fetches. A single tile fetches what follows as a stream. Of several, each fetches
-// its part of the next panel: if the first one fetched all of it, it would wait for the memory, which would then idle
-// (11 rows took 1.25 times as long).
-static struct fetch fetch_beside(int tile, int tiles, const char *panel, size_t panel_bytes) {
+_Static_assert(PANEL * 4 <= 2 * CACHE_LINE, "with two tiles, a step would be more than a cache line");
+
+// What a tile, of so many in a panel, fetches. A single tile fetches what follows as a stream. Several share the
+// fetching of the next panel: when the first one fetched all, it waited for memory, which idled afterwards (11 rows
+// took 1.25 times as long).
+static struct fetch fetch_for_tile(int tile, int tiles, const char *panel, size_t panel_bytes) {
     if (tiles == 1) return (struct fetch){FETCH_STREAM, panel + STREAM_AHEAD, PANEL * 4};
     const size_t step = (PANEL * 4 + tiles - 1) / tiles, steps = panel_bytes / (PANEL * 4);
     return (struct fetch){FETCH_NEXT_PANEL, panel + panel_bytes + tile * steps * step, step};
@@ -52,14 +54,14 @@ static struct fetch fetch_beside(int tile, int tiles, const char *panel, size_t 
 static void compute_panels(const struct product *p, int first, int last) {
     const int in = p->linear->in, height = even_split(p->rows, TILE_ROWS), tiles = (p->rows + height - 1) / height;
     const size_t panel_bytes = (size_t)in * PANEL * (p->bfloat16 ? 2 : 4);
-    const bfloat16_operand *operand = (const void *)(MULTIPLIES_BFLOAT16 ? (const void *)p->rounded : p->input);
+    const bfloat16_operand *operand = MULTIPLIES_BFLOAT16 ? (const void *)p->rounded : (const void *)p->input;
     const size_t operand_stride = MULTIPLIES_BFLOAT16 ? (size_t)in : p->input_stride;
     _Alignas(CACHE_LINE) float sums[TILE_ROWS * PANEL];
     for (int i = first; i < last; i++) {
         const char *panel = (const char *)p->linear->panels + i * panel_bytes;
         for (int row = 0; row < p->rows; row += height) {
             const int rows = p->rows - row < height ? p->rows - row : height;
-            const struct fetch fetch = fetch_beside(row / height, tiles, panel, panel_bytes);
+            const struct fetch fetch = fetch_for_tile(row / height, tiles, panel, panel_bytes);
             if (p->bfloat16)
                 multiply_bfloat16(sums, PANEL, operand + row * operand_stride, operand_stride, (const void *)panel,
                                   rows, in, fetch);
@@ -75,9 +77,11 @@ static void compute_panels(const struct product *p, int first, int last) {
 
 static int panels_of(const struct product *product) { return whole_panels(product->linear->out) / PANEL; }
 
+// Where the second half begins. An odd panel is in the first, as the helper begins later.
+static int middle_of(const struct product *product) { return (panels_of(product) + 1) / 2; }
+
 static void compute_second_half(const struct product *product) {
-    const int panels = panels_of(product);
-    compute_panels(product, panels / 2, panels);
+    compute_panels(product, middle_of(product), panels_of(product));
 }
 
 // Whether the calling thread is the first to take the second half of the product of this number.
@@ -86,7 +90,11 @@ static int take(struct helper *helper, uint32_t number) {
     return __atomic_compare_exchange_n(&helper->taken, &before, number, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }
 
-static void pause(void) {
+// A short spin; then the core is given away, as the other thread may wait for this very one.
+enum { SPINS = 1000 };
+
+static void wait_briefly(const struct helper *helper, int *spins) {
+    if (++*spins > SPINS) helper->yield();
 #if defined __x86_64__
     __builtin_ia32_pause();
 #else
@@ -101,29 +109,31 @@ void compute_product(const struct product *product, struct helper *helper) {
             to_bfloat16(product->rounded + (size_t)row * product->linear->in,
                         product->input + row * product->input_stride, product->linear->in);
 #endif
-    const int panels = panels_of(product);
     if (!helper) {
-        compute_panels(product, 0, panels);
+        compute_panels(product, 0, panels_of(product));
         return;
     }
     const uint32_t number = helper->offered + 1;
     helper->product = product;
     __atomic_store_n(&helper->offered, number, __ATOMIC_RELEASE);
-    compute_panels(product, 0, panels / 2);
+    compute_panels(product, 0, middle_of(product));
+    int spins = 0;
     if (take(helper, number))
         compute_second_half(product);
     else
-        while (__atomic_load_n(&helper->finished, __ATOMIC_ACQUIRE) != number) pause();
+        while (__atomic_load_n(&helper->finished, __ATOMIC_ACQUIRE) != number) wait_briefly(helper, &spins);
 }
 
-void help(struct helper *helper) {
+void help_with_products(struct helper *helper) {
+    int spins = 0;
     while (__atomic_load_n(&helper->active, __ATOMIC_RELAXED)) {
         const uint32_t number = __atomic_load_n(&helper->offered, __ATOMIC_ACQUIRE);
         if (__atomic_load_n(&helper->taken, __ATOMIC_RELAXED) != number && take(helper, number)) {
             compute_second_half(helper->product);
             __atomic_store_n(&helper->finished, number, __ATOMIC_RELEASE);
+            spins = 0;
         } else {
-            pause();
+            wait_briefly(helper, &spins);
         }
     }
 }

@@ -15,8 +15,8 @@ struct linear {
 // What a sum becomes after the bias is added; see vector.h.
 enum activation { ACTIVATION_NONE, ACTIVATION_GELU, ACTIVATION_GELU_TANH, ACTIVATION_RELU, ACTIVATION_TANH };
 
-// output[rows][out] = activation(input[rows][in] x weights + bias) + residual. Strides are in floats; the output's is at
-// least `out` rounded up to whole panels. `residual` has the output's stride and may be the output, or NULL for none.
+// output[rows][out] = activation(input[rows][in] x weights + bias) + residual. Strides are in floats; the output's is
+// at least `out` rounded up to whole panels. `residual` has the output's stride and may be the output, or NULL for none.
 // `rounded` is scratch memory for rows x in values, used where the CPU multiplies in bfloat16 only.
 struct product {
     const struct linear *linear;
@@ -31,19 +31,20 @@ struct product {
     uint16_t *rounded;
 };
 
-// Another thread that computes half of each product, and what the two know of each other. The products are numbered.
-// Whoever sets `taken` to a product's number first computes its second half, so that a thread that is late, or that the
-// operating system has suspended, is not waited for.
+// What a forward pass shares with its helper, a thread that may compute the second half of each product. Products are
+// numbered. The thread that moves `taken` from number - 1 to number computes the second half: so a helper that has not
+// begun is not waited for; one that has begun is. Between two products `taken` equals `offered`.
 struct helper {
-    const struct product *product;
-    uint32_t offered;   // the number of the product
-    uint32_t taken;     // the number of the last product whose second half somebody computes
-    uint32_t finished;  // the number of the last product that the helper has finished
-    uint32_t active;    // whether there will be more products
+    const struct product *product;  // the newest; only the thread that has taken it reads it
+    uint32_t offered;               // its number; only the pass writes it
+    uint32_t taken;
+    uint32_t finished;              // the last product whose second half the helper has computed
+    uint32_t active;                // whether a pass is under way; if not, the helper returns
+    int (*yield)(void);             // gives the core to another thread, as sched_yield does
 };
 
 // Without a helper, if it is NULL.
 void compute_product(const struct product *product, struct helper *helper);
 
 // Takes part in products while the helper is active.
-void help(struct helper *helper);
+void help_with_products(struct helper *helper);

@@ -1,3 +1,4 @@
+import ctypes
 import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -249,17 +250,23 @@ def test_bfloat16_is_near(engine_name, model, queries, sentence_transformer):
 
 def test_a_helper_changes_no_bit_of_a_vector(any_engine):
     for length in (1, 6, 7, 40, 64):
-        batch = texts(*[length] * 3)
+        batch, until = texts(*[length] * 30), time.monotonic() + 30
         alone = any_engine.forward(batch)
-        for _ in range(20):
+        np.testing.assert_array_equal(any_engine.forward(batch, with_helper=True), alone)
+        shared = any_engine._helper._shared
+        before = shared.finished
+        while shared.finished == before:
             np.testing.assert_array_equal(any_engine.forward(batch, with_helper=True), alone)
+            assert time.monotonic() < until
+        assert shared.active == 0
 
 
-def test_a_helper_computes_its_half(engine):
-    until = time.monotonic() + 30
-    while not engine._helper or not engine._helper._state.finished:
-        engine.forward(texts(64), with_helper=True)
-        assert time.monotonic() < until
+def test_of_several_passes_at_once_one_has_the_helper(engine):
+    batch = texts(*[64] * 30)
+    alone = engine.forward(batch)
+    with ThreadPoolExecutor(4) as threads:
+        for vectors in threads.map(lambda _: engine.forward(batch, with_helper=True), range(40)):
+            np.testing.assert_array_equal(vectors, alone)
 
 
 def test_without_a_thread_for_it_there_is_no_helper(library, bfloat16, monkeypatch):
@@ -271,10 +278,32 @@ def test_without_a_thread_for_it_there_is_no_helper(library, bfloat16, monkeypat
     np.testing.assert_array_equal(engine.forward(texts(5), with_helper=True), engine.forward(texts(5)))
 
 
-def test_a_helper_that_does_not_come_is_not_waited_for(library, bfloat16):
+# The number of the last product: the next ones are small, or begin again at 0.
+@pytest.mark.parametrize("number", [0, 2**32 - 2])
+def test_a_helper_that_does_not_come_is_not_waited_for(library, bfloat16, number):
     engine = KernelEngine(library, bert_weights(small_bert()), bfloat16)
-    state = Helper()
-    engine._helper = SimpleNamespace(wake=lambda: state)
+    shared = Helper(offered=number, taken=number, finished=number)
+    engine._helper = SimpleNamespace(wake=lambda: shared, release=lambda: None)
     np.testing.assert_array_equal(engine.forward(texts(5), with_helper=True), engine.forward(texts(5)))
-    assert state.taken == state.offered > 0
-    assert state.finished == state.active == 0
+    assert shared.taken == shared.offered != number
+    assert shared.finished == number
+
+
+def test_the_numbers_of_products_begin_again_with_a_helper(engine):
+    alone = engine.forward(texts(*[64] * 30))
+    engine.forward(texts(5), with_helper=True)
+    shared = engine._helper._shared
+    shared.offered = shared.taken = shared.finished = 2**32 - 3
+    for _ in range(5):
+        np.testing.assert_array_equal(engine.forward(texts(*[64] * 30), with_helper=True), alone)
+    assert shared.offered < 1000
+
+
+def test_a_helper_that_comes_between_two_products_does_nothing(library):
+    shared = Helper(offered=7, taken=7, active=1, yield_=ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p))
+    with ThreadPoolExecutor(1) as threads:
+        helping = threads.submit(library.help_with_products, shared)
+        time.sleep(0.1)
+        shared.active = 0
+        helping.result(timeout=30)
+    assert (shared.offered, shared.taken, shared.finished) == (7, 7, 0)

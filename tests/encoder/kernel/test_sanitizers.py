@@ -7,6 +7,7 @@ sources run nevertheless: GCC makes its vectors of shorter ones, and emulated/ h
 import copy
 import platform
 import subprocess
+from functools import partial
 
 import numpy as np
 import pytest
@@ -117,12 +118,16 @@ def test_so_it_does_with_texts_of_several_blocks_of_keys(driver, architecture):
         assert np.abs(unit(vectors) - unit(reference(model, batch))).max() <= 1e-5
 
 
-def test_a_helper_and_the_thread_that_it_helps_share_no_memory_without_order(tmp_path_factory):
+@pytest.mark.parametrize(
+    ("flags", "bfloat16"), [(AVX2, False), (EMULATED["avx512_bf16"], True)], ids=["float32", "bfloat16"]
+)
+def test_a_helper_and_the_thread_that_it_helps_share_no_memory_without_order(flags, bfloat16, tmp_path_factory):
     if "avx2" not in usable_instruction_sets():
         pytest.skip("needs a CPU with AVX2")
-    driver = compile_driver([*GCC, "-fsanitize=thread", *AVX2], tmp_path_factory)
-    weights = bert_weights(small_bert(architecture="MPNet", pooling="max", dense=50))
+    driver = compile_driver([*GCC, "-fsanitize=thread", *flags], tmp_path_factory)
+    # Three panels of 16 columns, and one.
+    weights = bert_weights(small_bert(architecture="MPNet", pooling="max", dense=16, intermediate_size=48))
     batches = [texts(*lengths) for lengths in ([1], [7], [40, 31, 5], [64, 64])]
-    alone, helped = (driver.forward(weights, *batches, helper=helper) for helper in (False, True))
-    for one, other in zip(alone, helped, strict=True):
-        np.testing.assert_array_equal(one, other)
+    run = partial(driver.forward, weights, *batches, bfloat16=bfloat16)
+    for alone, helped in zip(run(), run(helper=True), strict=True):
+        np.testing.assert_array_equal(alone, helped)
