@@ -1,6 +1,6 @@
 # make serve   install, get the model and serve it on http://127.0.0.1:7860
 # make test    install, lint and test
-# make test-fast  run only the tests that start no server, in less than a minute
+# make test-fast  run the tests that start no server and are not slow, in a minute
 # make lint    check style and types
 # make format  mend the style
 # make bench   measure the service beside others, for an hour and a half (BENCH_FLAGS=… selects what to measure)
@@ -30,7 +30,7 @@ test: lint $(KERNEL)/built $(CLIENTS) .venv-stores/installed
 	.venv/bin/python -m pytest $(PYTEST_FLAGS)
 
 test-fast: .venv/installed-dev $(KERNEL)/built
-	.venv/bin/python -m pytest -m "not service" $(PYTEST_FLAGS)
+	.venv/bin/python -m pytest -m "not service and not slow" $(PYTEST_FLAGS)
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .

@@ -37,6 +37,8 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "tests/service/" in item.nodeid:
             item.add_marker("service")
+        if "model" in item.fixturenames:
+            item.add_marker("slow")
     if config.getoption("--with-the-model"):
         items[:] = [item for item in items if "model" in item.fixturenames and not item.get_closest_marker("bge")]
 

@@ -54,11 +54,13 @@ def run(script):
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=ROOT, check=True)
 
 
+@pytest.mark.slow
 def test_to_embed_without_a_server_needs_no_web_framework():
     imported = "".join(f"import {name}\n" for name in modules("encoder", "bulk"))
     run(f"{imported}import sys; assert not {{'flask', 'werkzeug', 'gunicorn'}} & set(sys.modules)")
 
 
+@pytest.mark.slow
 def test_an_import_makes_no_descriptor_no_thread_and_no_process():
     # What others do when they are imported is not ours: these come first.
     others = (

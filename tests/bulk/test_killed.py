@@ -11,6 +11,8 @@ import pytest
 from embedding_api.bulk.checkpoint import parts_folder
 from tests.support.server import ROOT
 
+pytestmark = pytest.mark.slow
+
 INPUTS = "a.jsonl", "b.csv", "c.txt"
 # What a run does to the disk, in its order: each part, the list of bad rows and the output are synced and renamed, then
 # the parts are deleted. There are 19 parts, so 21 files and the run's description are renamed.

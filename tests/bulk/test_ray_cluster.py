@@ -12,7 +12,7 @@ from embedding_api.bulk.inputs import Inputs
 from embedding_api.config import Settings
 
 # Ray leaves files and sockets open, and uses what Python deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 HOW = {"is_query": False, "normalize": True}
 

@@ -16,6 +16,8 @@ from embedding_api.encoder.loading import load_encoder
 from embedding_api.errors import ConfigError
 from tests.support.server import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def run(script, environment):
     """Run a script, which must succeed; returns what it has written to its output and its log."""

@@ -15,6 +15,8 @@ from embedding_api.encoder.kernel import library
 from embedding_api.encoder.kernel.build import FOLDER, INSTRUCTION_SETS
 from tests.support.server import ROOT
 
+pytestmark = pytest.mark.slow
+
 # The machine's number in the header of its objects (ELF).
 ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
 

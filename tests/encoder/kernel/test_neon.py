@@ -12,6 +12,8 @@ from embedding_api.encoder.read_model import bert_weights
 from tests.support.driver import Driver
 from tests.support.small_bert import SHAPE, reference, small_bert, texts, unit
 
+pytestmark = pytest.mark.slow
+
 QEMU = "qemu-aarch64"
 # Where Debian's libc6-arm64-cross puts the C library.
 SYSROOT = Path("/usr/aarch64-linux-gnu")

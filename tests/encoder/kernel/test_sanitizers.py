@@ -18,6 +18,8 @@ from embedding_api.encoder.read_model import bert_weights
 from tests.support.driver import FILES, Driver
 from tests.support.small_bert import SHAPE, reference, small_bert, texts, unit
 
+pytestmark = pytest.mark.slow
+
 AVX2 = "-mavx2", "-mfma"
 NATIVE = {
     "avx2": AVX2,
