@@ -39,7 +39,7 @@ class KernelEngine:
         self._max_length = weights.max_length
         # Scratch memory that no thread uses at the moment.
         self._scratch = []
-        self._helper = None
+        self._helper, self._helper_lock = None, Lock()
         panel = library.bert_panel()
         self._stride = self._dimension + -self._dimension % panel
         self._bert, self._block = _lay_out(weights, panel, bfloat16)
@@ -73,10 +73,11 @@ class KernelEngine:
         addresses = [array.ctypes.data for array in (ids, lengths, scratch, vectors)]
         helper = self._wake_helper() if with_helper else None
         try:
-            self._library.bert_forward(self._bert, *addresses[:2], len(batch), *addresses[2:], helper)
+            shared = helper and helper.shared
+            self._library.bert_forward(self._bert, *addresses[:2], len(batch), *addresses[2:], shared)
         finally:
             if helper:
-                self._helper.release()
+                helper.release()
         self._scratch.append(scratch)
         return vectors[:, : self._dimension]
 
@@ -85,10 +86,10 @@ class KernelEngine:
         self._scratch.clear()
 
     def _wake_helper(self):
-        """What the pass shares with the helper; None if that is busy, or no thread can be started for it."""
-        with contextlib.suppress(RuntimeError):
+        """The helper, which takes part from now on; None if it is busy, or no thread can be started for it."""
+        with self._helper_lock, contextlib.suppress(RuntimeError):
             self._helper = self._helper or _Helper(self._library)
-        return self._helper and self._helper.wake()
+        return self._helper if self._helper and self._helper.wake() else None
 
     def _take_scratch(self, floats):
         """Scratch memory of at least so many floats, for the calling thread alone."""
@@ -104,40 +105,40 @@ class KernelEngine:
 
 
 class _Helper:
-    """A thread that computes half of each product of another thread's forward passes. To be made after the fork."""
+    """A thread that computes half of each product of another thread's forward passes. To be made after the fork.
+
+    Attributes:
+        shared: what it shares with a pass.
+    """
 
     def __init__(self, library):
         yield_ = ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p)
-        self._library, self._shared = library, Helper(yield_=yield_)
+        self._library, self.shared = library, Helper(yield_=yield_)
         # Locked while a pass has the helper, and while there is none to take part in.
         self._taken, self._asleep = Lock(), Lock()
         self._asleep.acquire()
         Thread(target=self._run, name="helper", daemon=True).start()
 
     def wake(self):
-        """Have the thread take part in a pass until `release`.
-
-        Returns:
-            what the pass gets; None if another one has the helper.
-        """
+        """Have the thread take part in a pass until `release`, unless another pass has it; returns whether it does."""
         if not self._taken.acquire(blocking=False):
-            return None
+            return False
         # Before the thread wakes: it sleeps again when it finds this 0.
-        self._shared.active = 1
+        self.shared.active = 1
         if self._asleep.locked():
             self._asleep.release()
-        return self._shared
+        return True
 
     def release(self):
         """End what `wake` has begun."""
-        self._shared.active = 0
+        self.shared.active = 0
         self._taken.release()
 
     def _run(self):
         block_signals()
         while True:
             self._asleep.acquire()
-            self._library.help_with_products(self._shared)
+            self._library.help_with_products(self.shared)
 
 
 def laid_out(weights, panel, bfloat16):
