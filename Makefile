@@ -1,6 +1,6 @@
 # make serve   install, get the model and serve it on http://127.0.0.1:7860
 # make test    install, lint and test
-# make test-fast  run the tests that start no server and are not slow, in a minute
+# make test-fast  run the tests that start no server and are not slow
 # make lint    check style and types
 # make format  mend the style
 # make bench   measure the service beside others, for an hour and a half (BENCH_FLAGS=… selects what to measure)
