@@ -31,7 +31,7 @@ class Limits:
 
     Attributes:
         bodies, vectors, answers: the `MemoryBound`s of requests that are read, computed and answered.
-        max_waiting: the limit of `postponed`, and of large requests and waiting bodies together.
+        max_waiting: the limit of `postponed`, and of large requests and stalled bodies together.
         postponed: the number of postponed requests; the worker counts them.
         large: the number of large requests that wait or are computed; the batcher counts them.
     """
@@ -60,7 +60,7 @@ class Limits:
 
     @property
     def waiting(self) -> int:
-        """How many requests wait in this worker: unread, for memory, and for the compute threads."""
+        """How many requests wait in this worker: postponed, with a stalled body, or large."""
         return self.postponed + len(self._stalled) + self.large
 
     def record_seconds(self, seconds: float, requests: int = 1, large: bool = False) -> None:
