@@ -37,7 +37,7 @@ _DIALECT = Dialect(OllamaErrorResponse, {"invalid_fields": 400, "text_too_long":
 @blueprint.errorhandler(ApiError)
 def _render(error):
     # Ollama's clients show `error` as it is.
-    return error_handlers.respond(error, _DIALECT.statuses.get(error.code, error.status), {"error": str(error)})
+    return error_handlers.respond(error, _DIALECT.status(error), {"error": str(error)})
 
 
 @blueprint.record

@@ -28,7 +28,7 @@ _DIALECT = Dialect(OpenAIErrorResponse, {"invalid_fields": 400, "text_too_long":
 
 @blueprint.errorhandler(ApiError)
 def _render(error):
-    status, message = _DIALECT.statuses.get(error.code, error.status), str(error)
+    status, message = _DIALECT.status(error), str(error)
     body = error_body(status, error.code, message, error.param, error.details)
     return error_handlers.respond(error, status, body | {"detail": message})
 

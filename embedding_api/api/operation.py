@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from embedding_api.api.schemas import ErrorResponse, ResponseSchema
+from embedding_api.errors import ApiError
 
 
 class Dialect(NamedTuple):
@@ -15,6 +16,10 @@ class Dialect(NamedTuple):
 
     error: type[ResponseSchema]
     statuses: dict[str, int]
+
+    def status(self, error: ApiError) -> int:
+        """The status of an error."""
+        return self.statuses.get(error.code, error.status)
 
 
 OWN = Dialect(ErrorResponse, {})

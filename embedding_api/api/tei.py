@@ -42,4 +42,4 @@ def embed(data):
 def render(error):
     """The response for an `ApiError`, as TEI's clients read it."""
     body = {"error": str(error), "error_type": _TYPES.get(error.code, "validation")}
-    return error_handlers.respond(error, DIALECT.statuses.get(error.code, error.status), body)
+    return error_handlers.respond(error, DIALECT.status(error), body)
