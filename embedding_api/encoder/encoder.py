@@ -152,9 +152,9 @@ class Encoder:
         vectors do not depend on the number of threads.
         """
         batches = list(self.micro_batches(ids, self._threads.count))
-        if len(batches) == 1:
-            return self.compute_in_this_thread(ids)
         texts = [[ids[index] for index in batch] for batch in batches]
+        if len(batches) == 1:
+            return self._in_order(batches, map(self.forward, texts))
         return self._in_order(batches, self._threads.run(self.forward, texts, self.heartbeat))
 
     def compute_in_this_thread(self, ids: Sequence[TokenIds], with_helper: bool = False) -> np.ndarray:

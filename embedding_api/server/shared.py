@@ -22,9 +22,13 @@ class SharedFlags:
         """Tell all workers that the service is about to stop."""
         self._flags[0] = 1
 
-    def set_idle(self, number: int, idle: bool) -> None:
-        """Set whether the worker of this number has nothing to do."""
-        self._flags[1 + number % _FLAGS] = _IDLE if idle else _BUSY
+    def set_idle(self, number: int) -> None:
+        """Count the worker of this number as idle: it has nothing to do."""
+        self._flags[1 + number % _FLAGS] = _IDLE
+
+    def set_busy(self, number: int) -> None:
+        """Count the worker of this number as busy."""
+        self._flags[1 + number % _FLAGS] = _BUSY
 
     def forget(self, number: int) -> None:
         """Count the worker of this number neither as idle nor as busy."""

@@ -135,12 +135,12 @@ class Worker(SyncWorker):
             gc.collect()
             malloc.trim()
         if self._draining_since is None:
-            self.shared.set_idle(self.number, True)
+            self.shared.set_idle(self.number)
         else:
             # It has nothing to do, and accepts nothing.
             self.shared.forget(self.number)
         events = self._epoll.poll(TICK)
-        self.shared.set_idle(self.number, False)
+        self.shared.set_busy(self.number)
         return events
 
     def _postpone(self):

@@ -24,12 +24,12 @@ def test_at_first_no_worker_is_idle_and_the_service_does_not_stop(flags):
 
 
 def test_a_worker_sees_that_another_is_idle(flags):
-    run_forked(lambda: flags.set_idle(2, True))
+    run_forked(lambda: flags.set_idle(2))
     assert flags.any_idle
-    run_forked(lambda: flags.set_idle(1, True))
-    run_forked(lambda: flags.set_idle(2, False))
+    run_forked(lambda: flags.set_idle(1))
+    run_forked(lambda: flags.set_busy(2))
     assert flags.any_idle
-    run_forked(lambda: flags.set_idle(1, False))
+    run_forked(lambda: flags.set_busy(1))
     assert not flags.any_idle
 
 
@@ -37,12 +37,12 @@ def test_all_workers_see_the_stop_and_it_makes_no_worker_idle(flags):
     run_forked(flags.stop)
     assert flags.stopping
     assert not flags.any_idle
-    flags.set_idle(1, True)
+    flags.set_idle(1)
     assert flags.any_idle
 
 
 def test_any_number_of_workers_has_flags(flags):
-    flags.set_idle(10_000, True)
+    flags.set_idle(10_000)
     assert flags.any_idle
     assert not flags.stopping
 
@@ -50,8 +50,8 @@ def test_any_number_of_workers_has_flags(flags):
 def test_busy_workers_are_counted(flags):
     assert flags.busy == 0
     for number in (1, 2, 3):
-        flags.set_idle(number, False)
-    flags.set_idle(2, True)
+        flags.set_busy(number)
+    flags.set_idle(2)
     assert flags.busy == 2
     flags.forget(3)
     flags.forget(2)

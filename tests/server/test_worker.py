@@ -21,6 +21,8 @@ from embedding_api.server.worker import Worker
 )
 def test_a_helper_gets_a_core_if_each_busy_worker_can_have_one(cores, busy, idle, expected):
     shared = SharedFlags()
-    for number in range(busy + idle):
-        shared.set_idle(number, number >= busy)
+    for number in range(busy):
+        shared.set_busy(number)
+    for number in range(busy, busy + idle):
+        shared.set_idle(number)
     assert Worker._has_idle_core(SimpleNamespace(_cores=cores, shared=shared)) is expected

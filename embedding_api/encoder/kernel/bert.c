@@ -52,6 +52,13 @@ static struct activations divide_scratch(const struct bert *bert, float *scratch
     return a;
 }
 
+// Apply a linear layer: a product with the model's type of number and the pass's helper.
+static void apply_linear(const struct bert *bert, const struct activations *a, struct product product) {
+    product.bfloat16 = bert->bfloat16;
+    product.rounded = a->rounded;
+    compute_product(&product, a->helper);
+}
+
 // LayerNorm (https://arxiv.org/abs/1607.06450). output[rows][width]: each row with mean 0 and variance 1, times weight,
 // plus bias.
 static void layer_norm(const struct layer_norm *norm, float epsilon, const float *input, float *output, int rows,
@@ -121,37 +128,28 @@ static void after_attention(const struct bert *bert, const struct layer *layer, 
                             int count, const struct activations *a) {
     const int hidden = bert->hidden;
     const size_t stride = intermediate_stride(bert);
-    compute_product(&(struct product){.linear = &layer->attention_output,
-                                      .bfloat16 = bert->bfloat16,
-                                      .rows = count,
-                                      .input = context,
-                                      .input_stride = hidden,
-                                      .output = a->sums,
-                                      .output_stride = hidden,
-                                      .residual = rows,
-                                      .rounded = a->rounded},
-                    a->helper);
+    apply_linear(bert, a, (struct product){.linear = &layer->attention_output,
+                                          .rows = count,
+                                          .input = context,
+                                          .input_stride = hidden,
+                                          .output = a->sums,
+                                          .output_stride = hidden,
+                                          .residual = rows});
     layer_norm(&layer->attention_norm, bert->epsilon, a->sums, rows, count, hidden);
-    compute_product(&(struct product){.linear = &layer->intermediate,
-                                      .bfloat16 = bert->bfloat16,
-                                      .activation = bert->activation,
-                                      .rows = count,
-                                      .input = rows,
-                                      .input_stride = hidden,
-                                      .output = a->intermediate,
-                                      .output_stride = stride,
-                                      .rounded = a->rounded},
-                    a->helper);
-    compute_product(&(struct product){.linear = &layer->output,
-                                      .bfloat16 = bert->bfloat16,
-                                      .rows = count,
-                                      .input = a->intermediate,
-                                      .input_stride = stride,
-                                      .output = a->sums,
-                                      .output_stride = hidden,
-                                      .residual = rows,
-                                      .rounded = a->rounded},
-                    a->helper);
+    apply_linear(bert, a, (struct product){.linear = &layer->intermediate,
+                                          .activation = bert->activation,
+                                          .rows = count,
+                                          .input = rows,
+                                          .input_stride = hidden,
+                                          .output = a->intermediate,
+                                          .output_stride = stride});
+    apply_linear(bert, a, (struct product){.linear = &layer->output,
+                                          .rows = count,
+                                          .input = a->intermediate,
+                                          .input_stride = stride,
+                                          .output = a->sums,
+                                          .output_stride = hidden,
+                                          .residual = rows});
     layer_norm(&layer->output_norm, bert->epsilon, a->sums, rows, count, hidden);
 }
 
@@ -160,15 +158,12 @@ static void run_layer(const struct bert *bert, const struct layer *layer, const 
     const size_t hidden = bert->hidden;
     int height = even_split(tokens, CHUNK_ROWS);
     for (int row = 0; row < tokens; row += height)
-        compute_product(&(struct product){.linear = &layer->query_key_value,
-                                          .bfloat16 = bert->bfloat16,
-                                          .rows = min_int(height, tokens - row),
-                                          .input = a->rows + row * hidden,
-                                          .input_stride = hidden,
-                                          .output = a->query_key_value + row * 3 * hidden,
-                                          .output_stride = 3 * hidden,
-                                          .rounded = a->rounded},
-                        a->helper);
+        apply_linear(bert, a, (struct product){.linear = &layer->query_key_value,
+                                              .rows = min_int(height, tokens - row),
+                                              .input = a->rows + row * hidden,
+                                              .input_stride = hidden,
+                                              .output = a->query_key_value + row * 3 * hidden,
+                                              .output_stride = 3 * hidden});
     attend(bert, lengths, texts, first_only, a);
     if (first_only) {
         // Pooling reads only the first row of each text.
@@ -209,16 +204,13 @@ static void project(const struct bert *bert, const float *pooled, int texts, flo
     const size_t hidden = bert->hidden, stride = whole_panels(bert->dense.out);
     const int height = even_split(texts, CHUNK_ROWS);
     for (int row = 0; row < texts; row += height)
-        compute_product(&(struct product){.linear = &bert->dense,
-                                          .bfloat16 = bert->bfloat16,
-                                          .activation = bert->dense_activation,
-                                          .rows = min_int(height, texts - row),
-                                          .input = pooled + row * hidden,
-                                          .input_stride = hidden,
-                                          .output = vectors + row * stride,
-                                          .output_stride = stride,
-                                          .rounded = a->rounded},
-                        a->helper);
+        apply_linear(bert, a, (struct product){.linear = &bert->dense,
+                                              .activation = bert->dense_activation,
+                                              .rows = min_int(height, texts - row),
+                                              .input = pooled + row * hidden,
+                                              .input_stride = hidden,
+                                              .output = vectors + row * stride,
+                                              .output_stride = stride});
 }
 
 void bert_forward(const struct bert *bert, const int32_t *ids, const int32_t *lengths, int32_t texts, float *scratch,
