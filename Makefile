@@ -15,6 +15,9 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
 
 KERNEL := embedding_api/encoder/kernel
 
+# Several processes of pytest. Tests that start a server run one after the other: each needs all cores.
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
+
 PEERS := naive infinity fastembed
 
 # What the tests of clients need. Without npm they are skipped, and say why.
@@ -27,10 +30,11 @@ serve: $(KERNEL)/built
 	@.venv/bin/python -m embedding_api serve
 
 test: lint $(KERNEL)/built $(CLIENTS) .venv-stores/installed
-	.venv/bin/python -m pytest $(PYTEST_FLAGS)
+	.venv/bin/python -m pytest $(PARALLEL) -m "not service" $(PYTEST_FLAGS)
+	.venv/bin/python -m pytest -m service $(PYTEST_FLAGS)
 
 test-fast: .venv/installed-dev $(KERNEL)/built
-	.venv/bin/python -m pytest -m "not service and not slow" $(PYTEST_FLAGS)
+	.venv/bin/python -m pytest $(PARALLEL) -m "not service and not slow" $(PYTEST_FLAGS)
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .

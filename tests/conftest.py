@@ -27,8 +27,9 @@ def pytest_addoption(parser):
 
 
 def pytest_sessionfinish(session, exitstatus):
+    # The processes of pytest-xdist have no reporter: they report to the one that started them.
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if session.config.getoption("--no-skips") and reporter.stats.get("skipped"):
+    if session.config.getoption("--no-skips") and reporter and reporter.stats.get("skipped"):
         reporter.write_line("Tests were skipped, and --no-skips forbids that.", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -66,6 +67,9 @@ SERVER = ("BIND", "PORT", "WEB_CONCURRENCY")
 
 def pytest_configure(config):
     config.stash[MODEL] = _find_model()
+    if config.getoption("numprocesses", None):
+        # The processes of pytest-xdist, which run the tests, get this environment.
+        return
     # Tests set what they need. Settings of the machine must not reach them.
     for name in [name for name in os.environ if name.startswith("EMBEDDING_") or name in SERVER]:
         del os.environ[name]

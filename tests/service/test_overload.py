@@ -201,8 +201,13 @@ def test_a_request_that_has_arrived_is_not_dropped_to_make_room(start):
 
 def test_without_descriptors_the_oldest_connection_is_closed(start):
     server = start(workers=1, command=("/usr/bin/prlimit", "--nofile=60", "/usr/bin/env", "gunicorn"), PATH=path())
-    clients = [server.client(b"GET / ") for _ in range(80)]
-    wait_until(lambda: "Cannot accept a connection: Too many open files" in server.log())
+    clients = []
+
+    def is_full():
+        clients.append(server.client(b"GET / "))
+        return "Cannot accept a connection: Too many open files" in server.log()
+
+    wait_until(is_full)
     clients[-1].send(b"HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert clients[-1].reply().status == 200
     assert clients[0].rest() == b""

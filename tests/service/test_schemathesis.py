@@ -24,7 +24,7 @@ def test_the_service_does_what_its_description_says(service, model, tmp_path):
     done = subprocess.run(
         [
             *(Path(sys.executable).with_name("schemathesis"), "run", f"{service.url}/openapi.json", "--checks=all"),
-            *("--max-examples=100", "--workers=2", "--seed=1", "--no-color"),
+            *("--max-examples=50", "--workers=2", "--seed=1", "--no-color"),
         ],
         cwd=tmp_path,
         env=os.environ | hooks | {"MODEL": str(model.directory)},
@@ -35,4 +35,4 @@ def test_the_service_does_what_its_description_says(service, model, tmp_path):
     assert done.returncode == 0, done.stdout
     tried = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
     assert tried, done.stdout
-    assert int(tried[1]) == int(tried[2]) >= 1500
+    assert int(tried[1]) == int(tried[2]) >= 800

@@ -2,8 +2,8 @@
 
 #include "tile.h"
 
-// How many bytes ahead a stream is fetched. Of 1, 4, 8, 16 and 32 KB, 16 was the fastest.
-enum { STREAM_AHEAD = 16384 };
+// How many bytes ahead a single tile fetches. 32 KB are as fast, 64 KB and the next panel slower.
+enum { BYTES_AHEAD = 16384 };
 
 INLINE vec activate(const enum activation activation, vec x) {
     switch (activation) {
@@ -41,13 +41,13 @@ static void finish(enum activation activation, const float *sums, const float *b
 
 _Static_assert(PANEL * 4 <= 2 * CACHE_LINE, "with two tiles, a step would be more than a cache line");
 
-// What a tile, of so many in a panel, fetches. A single tile fetches what follows as a stream. Several share the
-// fetching of the next panel: when the first one fetched all, it waited for memory, which idled afterwards (11 rows
-// took 1.25 times as long).
+// What a tile, of so many in a panel, fetches. A single tile fetches what soon follows. Several share the fetching of the
+// next panel: when the first one fetched all, it waited for memory, which idled afterwards (11 rows took 1.25 times as
+// long).
 static struct fetch fetch_for_tile(int tile, int tiles, const char *panel, size_t panel_bytes) {
-    if (tiles == 1) return (struct fetch){FETCH_STREAM, panel + STREAM_AHEAD, PANEL * 4};
+    if (tiles == 1) return (struct fetch){FETCH_ROW, panel + BYTES_AHEAD, PANEL * 4};
     const size_t step = (PANEL * 4 + tiles - 1) / tiles, steps = panel_bytes / (PANEL * 4);
-    return (struct fetch){FETCH_NEXT_PANEL, panel + panel_bytes + tile * steps * step, step};
+    return (struct fetch){FETCH_LINE, panel + panel_bytes + tile * steps * step, step};
 }
 
 // Some panels of a product, from `first` up to `last`.

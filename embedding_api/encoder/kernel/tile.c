@@ -4,12 +4,12 @@
 #include <immintrin.h>
 #endif
 
-// Fetches a step, and goes on to the next one. The third argument of __builtin_prefetch says how near to keep it: 0 is
-// the non-temporal hint, 2 is for the second level of caches.
+// Fetches a step, and goes on to the next one. Into the first level of caches, or with the non-temporal hint, fewer
+// fetches are under way at once: on a Zen 4, 11 rows took 1.25 times as long.
 INLINE void prefetch(const enum fetch_kind kind, struct fetch *fetch) {
-    if (kind == FETCH_NEXT_PANEL) __builtin_prefetch(fetch->from, 0, 2);
-    if (kind == FETCH_STREAM)
-        for (int line = 0; line < PANEL * 4; line += CACHE_LINE) __builtin_prefetch(fetch->from + line, 0, 0);
+    if (kind == FETCH_NOTHING) return;
+    const int bytes = kind == FETCH_ROW ? PANEL * 4 : CACHE_LINE;
+    for (int line = 0; line < bytes; line += CACHE_LINE) __builtin_prefetch(fetch->from + line, 0, 2);
     fetch->from += fetch->step;
 }
 
@@ -100,11 +100,11 @@ void multiply(float *sums, size_t sums_stride, const float *a, size_t a_stride, 
               struct fetch fetch) {
 #define MULTIPLY(rows, kind) multiply_rows(sums, sums_stride, a, a_stride, b, depth, rows, kind, fetch)
 #define WITHOUT_FETCH(rows) MULTIPLY(rows, FETCH_NOTHING)
-#define WITH_NEXT_PANEL(rows) MULTIPLY(rows, FETCH_NEXT_PANEL)
-#define WITH_STREAM(rows) MULTIPLY(rows, FETCH_STREAM)
+#define WITH_LINE(rows) MULTIPLY(rows, FETCH_LINE)
+#define WITH_ROW(rows) MULTIPLY(rows, FETCH_ROW)
     if (fetch.kind == FETCH_NOTHING) DISPATCH_ROWS(rows, WITHOUT_FETCH)
-    else if (fetch.kind == FETCH_NEXT_PANEL) DISPATCH_ROWS(rows, WITH_NEXT_PANEL)
-    else DISPATCH_ROWS(rows, WITH_STREAM)
+    else if (fetch.kind == FETCH_LINE) DISPATCH_ROWS(rows, WITH_LINE)
+    else DISPATCH_ROWS(rows, WITH_ROW)
 }
 
 // From here on WITHOUT_FETCH and the others call another MULTIPLY.
@@ -113,8 +113,8 @@ void multiply_bfloat16(float *sums, size_t sums_stride, const bfloat16_operand *
                        int rows, int depth, struct fetch fetch) {
 #define MULTIPLY(rows, kind) multiply_rows_bfloat16(sums, sums_stride, a, a_stride, b, depth, rows, kind, fetch)
     if (fetch.kind == FETCH_NOTHING) DISPATCH_ROWS(rows, WITHOUT_FETCH)
-    else if (fetch.kind == FETCH_NEXT_PANEL) DISPATCH_ROWS(rows, WITH_NEXT_PANEL)
-    else DISPATCH_ROWS(rows, WITH_STREAM)
+    else if (fetch.kind == FETCH_LINE) DISPATCH_ROWS(rows, WITH_LINE)
+    else DISPATCH_ROWS(rows, WITH_ROW)
 }
 
 #if defined __AVX512BF16__

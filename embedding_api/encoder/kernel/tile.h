@@ -8,12 +8,12 @@
 
 enum fetch_kind {
     FETCH_NOTHING,
-    FETCH_NEXT_PANEL,  // weights that several tiles will use: into the caches
-    FETCH_STREAM,      // weights that are used once: without displacing other data from the caches
+    FETCH_LINE,  // a cache line
+    FETCH_ROW,   // a row of a panel, which is one cache line or two
 };
 
-// The weights to fetch from memory while a tile is computed: for each word of a column another `step` bytes, at most a
-// cache line of the next panel, or a row of a stream.
+// The weights to fetch from memory into the second level of caches while a tile is computed: one of the above for each
+// word of a column, each `step` bytes behind the one before.
 struct fetch {
     enum fetch_kind kind;
     const char *from;
