@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from huggingface_hub import snapshot_download
@@ -19,6 +20,10 @@ from embedding_api.encoder.model_files import DEFAULT_MODEL, DEFAULT_REVISION, f
 from tests.support.cranfield import load
 from tests.support.server import Server
 from tests.support.tiny import tiny_encoder
+
+# A slow machine is no failure, and a failure that comes again can be mended.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("tests")
 
 
 def pytest_addoption(parser):

@@ -1,5 +1,6 @@
 import os
 import signal
+import threading
 import time
 
 import numpy as np
@@ -74,16 +75,23 @@ class InterruptingEngine(TinyEngine):
     micro_batch_tokens = 1
     begun = 0
 
+    def __init__(self):
+        super().__init__()
+        self.all_submitted = threading.Event()
+
     def forward(self, batch, with_helper=False):
         self.begun += 1
         if len(batch[0]) > 12:
+            assert self.all_submitted.wait(60)
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(3)
         return super().forward(batch)
 
 
-def test_an_interrupt_cancels_the_micro_batches_that_have_not_begun(window, progress):
+def test_an_interrupt_cancels_the_micro_batches_that_have_not_begun(window, progress, monkeypatch):
     engine = InterruptingEngine()
+    # Called when all micro-batches of a window are submitted.
+    monkeypatch.setattr(progress, "read", lambda *_: engine.all_submitted.set())
     encoder = tiny_encoder(engine)
     before = engine.begun
     windows = [window(["more than ten", *"abcdefghij"])]

@@ -50,7 +50,8 @@ def test_no_descriptor_is_left_behind(listener):
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(10):
         backlog(listener)
-    assert len(os.listdir("/proc/self/fd")) == before
+    # Others, of earlier tests, may be closed meanwhile.
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_where_the_system_does_not_tell_it_counts_as_empty(monkeypatch):

@@ -61,7 +61,7 @@ def test_vectors_do_not_depend_on_requests_at_the_same_time(server, queries):
             assert np.abs(np.array(together) - np.array(alone)).max() <= tolerance
 
 
-def large_texts(encoder, number, count=8):
+def large_texts(encoder, number, count=4):
     """Long texts, different ones for each number."""
     return [f"{number} {index} " + "a long text " * encoder.max_length for index in range(count)]
 

@@ -16,6 +16,8 @@ CHROMIUM = shutil.which("chromium")
 KEY = "k" * 20
 TEXTS = ["Stocks fell on Monday.", "A cat sat on the mat.", "Rain is likely in the evening."]
 
+expect.set_options(timeout=30_000)
+
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: install Debian's package chromium")
 
 
@@ -184,13 +186,13 @@ def test_it_waits_for_a_busy_service(open_page):
             route.continue_()
         else:
             refused.append(route)
-            route.fulfill(status=503, headers={"Retry-After": "1"}, json={"error": {"message": "busy", "param": None}})
+            route.fulfill(status=503, headers={"Retry-After": "3"}, json={"error": {"message": "busy", "param": None}})
 
     page.route("**/embed", refuse_once)
     fill(page, "cats", TEXTS)
     page.get_by_role("button", name="Rank the texts").click()
-    expect(page.locator("#figures")).to_contain_text("Trying again in 1 s")
-    expect(page.locator("#figures")).to_contain_text("1000 until the service had room")
+    expect(page.locator("#figures")).to_contain_text("Trying again in 3 s")
+    expect(page.locator("#figures")).to_contain_text("3000 until the service had room")
 
 
 def test_a_service_that_cannot_be_reached_is_reported(open_page):

@@ -24,7 +24,7 @@ def test_the_service_does_what_its_description_says(service, model, tmp_path):
     done = subprocess.run(
         [
             *(Path(sys.executable).with_name("schemathesis"), "run", f"{service.url}/openapi.json", "--checks=all"),
-            *("--max-examples=50", "--workers=2", "--seed=1", "--no-color"),
+            *("--max-examples=50", "--workers=2", "--seed=1", "--no-color", "--request-timeout=120"),
         ],
         cwd=tmp_path,
         env=os.environ | hooks | {"MODEL": str(model.directory)},

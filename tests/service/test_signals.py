@@ -5,10 +5,12 @@ import os
 import signal
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from embedding_api.encoder.compute_threads import usable_cores
 from tests.support.load import load
 from tests.support.server import embed_request, get, is_alive, parse, post, read, wait_until
 from tests.support.tiny import BLOCKING_TEXT, text_taking
@@ -32,9 +34,9 @@ def test_a_stop_answers_accepted_requests_and_refuses_others(start, occupy):
         sending.send(request[-5:])
         reply = sending.reply()
         assert (reply.status, reply.headers["Connection"]) == (200, "close")
+        assert not any(reply.done() for reply in accepted[-1:])
         # An idle connection is closed silently.
         assert kept.rest() == b""
-        assert not any(reply.done() for reply in accepted[-1:])
     assert [reply.result().status for reply in accepted] == [200] * 4
     server.wait(30)
     assert "Traceback" not in server.log()
@@ -118,7 +120,7 @@ def test_a_quick_stop_is_quick(start, occupy, reload):
             os.kill(server.pid, signal.SIGHUP)
             wait_until(lambda: len(server.workers()) == 4)
         os.kill(server.pid, signal.SIGINT)
-        server.wait(5)
+        server.wait(10)
         assert all(isinstance(reply.exception(), OSError) for reply in replies)
 
 
@@ -137,11 +139,15 @@ def test_the_workers_of_a_killed_master_answer_and_stop(start, occupy):
 def test_a_worker_that_is_stopped_while_it_starts_is_replaced(start):
     server = start(workers=1)
     for _ in range(40):
-        (old,) = server.workers()
-        os.kill(old, signal.SIGKILL)
-        wait_until(lambda old=old: server.workers() not in ([old], []))
-        os.kill(server.workers()[0], signal.SIGTERM)
-        wait_until(lambda: len(server.workers()) == 1)
+        wait_until(server.workers)
+        old = server.workers()
+        # The one that was stopped last may end at any time.
+        with suppress(ProcessLookupError, IndexError):
+            os.kill(old[0], signal.SIGKILL)
+        wait_until(lambda old=old: server.workers() not in (old, []))
+        with suppress(ProcessLookupError, IndexError):
+            os.kill(server.workers()[0], signal.SIGTERM)
+    wait_until(lambda: len(server.workers()) == 1)
     assert server.get("/ready").status == 200
     assert server.embed("a").status == 200
 
@@ -193,9 +199,8 @@ def test_workers_are_recycled_under_load_without_a_failed_request(start, keep_al
     server = start("--max-requests", "20", "--max-requests-jitter", "10")
     first = set(server.workers())
     with load(server, keep_alive=keep_alive) as failures:
-        wait_until(lambda: server.started() > 6)
+        wait_until(lambda: server.started() > 6 and not first & set(server.workers()))
     assert failures == []
-    assert not first & set(server.workers())
 
 
 def test_workers_come_and_go_under_load_without_a_failed_request(start):
@@ -246,7 +251,7 @@ def test_a_long_request_outlives_the_timeout(start):
     server = start("--timeout", "2", workers=1)
     worker = server.workers()
     # A second for each micro-batch.
-    assert server.embed([text_taking(seconds=1)] * 8).status == 200
+    assert server.embed([text_taking(seconds=1)] * (4 * min(usable_cores(), 8))).status == 200
     assert server.workers() == worker
 
 

@@ -158,10 +158,12 @@ def test_memory_for_attention_is_bounded(library):
     assert long - short == 2 * (8192 - 512)
 
 
-def test_the_real_model_has_the_vectors_of_sentence_transformers(library, encoder, sentence_transformer, documents):
+def test_the_real_model_has_the_vectors_of_sentence_transformers(
+    library, encoder, sentence_transformer, documents, document_vectors
+):
     ids = encoder.tokenize(documents[::5]).ids
     ours = KernelEngine(library, bert_weights(sentence_transformer)).forward(ids)
-    assert np.abs(unit(ours) - sentence_transformer.encode(documents[::5])).max() <= 2e-6
+    assert np.abs(unit(ours) - document_vectors[::5]).max() <= 2e-6
 
 
 def test_mean_pooling_in_a_real_model(queries):
@@ -200,7 +202,7 @@ def test_vectors_of_the_real_model_do_not_depend_on_their_batch(
     library, encoder, sentence_transformer, documents, queries
 ):
     engine = KernelEngine(library, bert_weights(sentence_transformer))
-    ids = encoder.tokenize([*documents[:12], *queries[:10]]).ids
+    ids = encoder.tokenize([*documents[:6], *queries[:10]]).ids
     np.testing.assert_array_equal(engine.forward(ids), np.concatenate([engine.forward([text]) for text in ids]))
 
 
