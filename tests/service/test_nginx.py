@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import nginx
-from tests.support.server import ROOT, Server, embed_request, post
+from tests.support.server import ROOT, Server, embed_request, post, wait_until
 from tests.support.tiny import text_taking
 
 pytestmark = pytest.mark.skipif(nginx.NGINX is None, reason="needs nginx, such as Debian's package")
@@ -165,7 +165,7 @@ def test_requests_from_one_address_are_limited(front):
     # Texts of a second only: a forward pass that has begun is computed to its end, and the next tests wait for it.
     request = embed_request(text_taking(seconds=1), "Connection: close")
     held = [front.connect(request) for _ in range(100)]
-    time.sleep(0.3)
+    wait_until(lambda: front.embed("a").status == 429)
     refused = front.embed("a")
     for connection in held:
         connection.close()
