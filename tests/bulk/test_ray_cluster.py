@@ -21,7 +21,9 @@ HOW = {"is_query": False, "normalize": True}
 def nodes():
     from ray.cluster_utils import Cluster
 
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    # A node that is gone is found out within seconds.
+    often = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": often})
     yield nodes
     nodes.shutdown()
     logging.getLogger("ray").handlers.clear()
