@@ -55,10 +55,8 @@ def create_app(settings: Settings | None = None, encoder: Encoder | None = None)
     error_handlers.init_app(app)
     request_hooks.init_app(app)
     auth.init_app(app)
-    for resource in (embed, openai, tei, ollama, query, similarity, tokenize, health, info, metrics, pages):
+    for resource in (embed, openai, tei, ollama, query, similarity, tokenize, health, info, metrics, pages, openapi):
         app.register_blueprint(resource.blueprint)
-    # Last, as it describes all others.
-    openapi.init_app(app)
     return app
 
 

@@ -48,16 +48,14 @@ _HEADERS = {
 _ALWAYS = ("X-Request-ID",)
 
 
-def init_app(app):
-    app.register_blueprint(blueprint)
-    with app.app_context():
-        app.extensions["openapi"] = orjson.dumps(_describe(app))
-
-
 @blueprint.get("/openapi.json")
 @operation("This description")
 def openapi():
-    return Response(current_app.extensions["openapi"], content_type="application/json")
+    extensions = current_app.extensions
+    # Made when it is asked for, as that takes some 50 ms.
+    if "openapi" not in extensions:
+        extensions["openapi"] = orjson.dumps(_describe(current_app))
+    return Response(extensions["openapi"], content_type="application/json")
 
 
 @blueprint.get("/docs")
@@ -87,14 +85,26 @@ def _describe(app):
     secured = bool(app.extensions["settings"].api_keys)
     if secured:
         spec.components.security_scheme("key", {"type": "http", "scheme": "bearer"})
-    for status, found in _OWN_ERRORS.items():
-        spec.components.response(str(status), _error(status, *found))
+    names = {}
+
+    def refer(status, codes, schemas):
+        """The name of an error response, which is described once for all paths that have it."""
+        key = status, *codes, *schemas
+        if key not in names:
+            others = sum(other == status for other, *_ in names)
+            names[key] = f"{status}.{others + 1}" if others else str(status)
+            spec.components.response(names[key], _error(status, codes, schemas))
+        return names[key]
+
+    # The service's own errors under the name of their status, and those as well that no path tells of.
+    for status, found in _errors(CODES, [OWN]).items():
+        refer(status, *found)
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: "POST" not in rule.methods):
         view = app.view_functions[rule.endpoint]
         if hasattr(view, "operation"):
             keyed = secured and rule.endpoint not in app.extensions["open"]
             methods = {method.lower() for method in rule.methods} & {"get", "post"}
-            described = {"tags": [rule.endpoint.partition(".")[0]], **_operation(view, keyed)}
+            described = {"tags": [rule.endpoint.partition(".")[0]], **_operation(view, keyed, refer)}
             if rule.rule.startswith("/query"):
                 described["summary"] += "; the texts are queries"
                 described["operationId"] = f"query_{described['operationId']}"
@@ -103,7 +113,7 @@ def _describe(app):
     return spec.to_dict()
 
 
-def _operation(view, keyed):
+def _operation(view, keyed, refer):
     about = view.operation
     described = {"summary": about["summary"], "operationId": view.__name__}
     statuses = {*_ANY, *about["errors"]}
@@ -124,8 +134,7 @@ def _operation(view, keyed):
     responses = {"200": success}
     errors = _errors([code for code, (status, _) in CODES.items() if status in statuses], about["dialects"])
     for status, found in errors.items():
-        # By name where they are those of most paths.
-        responses[str(status)] = str(status) if found == _OWN_ERRORS.get(status) else _error(status, *found)
+        responses[str(status)] = refer(status, *found)
     return described | {"responses": responses}
 
 
@@ -138,9 +147,6 @@ def _errors(codes, dialects):
             its_codes, schemas = errors[dialect.statuses.get(code, CODES[code][0])]
             its_codes[code] = schemas[dialect.error] = None
     return {status: (list(its_codes), list(schemas)) for status, (its_codes, schemas) in sorted(errors.items())}
-
-
-_OWN_ERRORS = _errors(CODES, [OWN])
 
 
 def _error(status, codes, schemas):

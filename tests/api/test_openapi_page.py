@@ -150,5 +150,5 @@ def test_errors_have_a_shape_that_is_described(client, description, path, sent):
 
 
 def described_response(description, path, status):
-    response = description["paths"][path]["post"]["responses"][status]
-    return description["components"]["responses"][status] if "$ref" in response else response
+    reference = description["paths"][path]["post"]["responses"][status]["$ref"]
+    return description["components"]["responses"][reference.removeprefix("#/components/responses/")]

@@ -84,7 +84,7 @@ class InterruptingEngine(TinyEngine):
         if len(batch[0]) > 12:
             assert self.all_submitted.wait(60)
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(3)
+        time.sleep(0.1)
         return super().forward(batch)
 
 
@@ -97,7 +97,8 @@ def test_an_interrupt_cancels_the_micro_batches_that_have_not_begun(window, prog
     windows = [window(["more than ten", *"abcdefghij"])]
     with pytest.raises(KeyboardInterrupt):
         next(pool.encode(windows, progress, encoder=encoder, workers=1, **HOW))
-    assert engine.begun == before + 1
+    # More than one if the signal comes just before the main thread waits: it notices it when the first is computed.
+    assert engine.begun - before < len(windows[0].texts) / 2
 
 
 def test_an_error_in_a_thread_is_not_swallowed(window, progress):
