@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-anything = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-fewer = settings(anything, max_examples=40)
+anything = settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fewer = settings(anything, max_examples=25)
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,7 @@ def has_duplicate(body):
     return any(found)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(STRINGS, VALUES)).map(Pairs), st.booleans(), st.integers(2, 50))
 def test_duplicate_keys_are_found_wherever_slices_end(client, monkeypatch, pairs, ascii_only, size):
     monkeypatch.setattr(request_body, "SLICE_BYTES", size)

@@ -25,7 +25,6 @@ def test_measures():
 ids = st.sampled_from([*map(str, range(150)), *"abcABÄß", "01", "1 0", "d\N{MATHEMATICAL SCRIPT CAPITAL X}"])
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(ids, st.integers(0, 30), min_size=1, max_size=160),
     st.dictionaries(ids, st.dictionaries(ids, st.integers(-2, 4), min_size=1, max_size=12), min_size=1, max_size=3),

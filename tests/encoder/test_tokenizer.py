@@ -71,7 +71,7 @@ def real(model):
     return backend, Tokenizer(ours, 128)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(CHARACTERS | st.sampled_from(ODD), max_size=60))
 def test_windows_of_any_text(monkeypatch, real, parts):
     """With windows of few characters, so that they end everywhere."""
