@@ -320,6 +320,8 @@ class Connection:
 
     def expire(self):
         """End the request or the connection, as the client is too slow."""
+        if self._has_new_request():
+            return
         if self.state is State.READING and self.request.begun:
             self._fail(
                 ApiError(
@@ -341,9 +343,16 @@ class Connection:
         self.close()
 
     def evict(self):
-        """Close to make room for others."""
+        """Close to make room for others, unless a request has come just now; returns whether it has closed."""
+        if self._has_new_request():
+            return False
         metrics.record_dropped("limit")
         self.close()
+        return True
+
+    def _has_new_request(self):
+        """Whether a request has come since the last poll, such as during a forward pass. It is answered."""
+        return self.is_idle and bool(self._peek(1))
 
     def close(self):
         """Close the connection, and end what is computed for it."""

@@ -208,9 +208,9 @@ class Worker(SyncWorker):
         """
         unready = (connection for descriptor, connection in self._connections.items() if descriptor not in self._ready)
         evictable = (connection for connection in unready if not connection.waits_for_server)
-        longest = min(evictable, key=lambda connection: connection.since, default=None)
-        if longest:
-            longest.evict()
+        for connection in sorted(evictable, key=lambda connection: connection.since):
+            if connection.evict():
+                return
 
     def _tick(self, now):
         self.limits.tick(now)

@@ -292,6 +292,17 @@ def test_a_client_that_has_sent_nothing_is_closed_silently(client, application, 
     assert (client.got(), application.refused, counted("slow")) == (b"", [], 1)
 
 
+def test_a_request_that_has_come_since_the_last_poll_is_answered(client, sockets, connection, counted):
+    for _ in range(2):
+        sockets[0].sendall(GET)
+        connection.expire()
+        assert not connection.evict()
+        connection.handle(select.EPOLLIN)
+        assert client.got() == b"answer"
+    assert connection.evict()
+    assert (client.got(), counted("limit")) == (b"", 1)
+
+
 def test_a_kept_connection_that_is_idle_is_closed_silently_and_is_not_slow(client, connection, worker, counted):
     client.send(GET)
     assert client.got() == b"answer"

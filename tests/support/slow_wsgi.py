@@ -3,7 +3,11 @@
 import sys
 
 from embedding_api.app import create_app
+from embedding_api.server import connection
 from tests.support.tiny import SlowEngine, tiny_encoder
+
+# A test waits for it.
+connection.DISCARD_SECONDS = 3
 
 
 class Engine(SlowEngine):
