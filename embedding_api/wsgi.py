@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gunicorn.arbiter import Arbiter
 
+from embedding_api.api import openapi
 from embedding_api.app import create_app
 from embedding_api.config import process_settings
 from embedding_api.errors import ConfigError
@@ -33,6 +34,8 @@ def _warn_of_missing_configuration():
 _warn_of_missing_configuration()
 try:
     app = create_app(process_settings())
+    # Before the fork, so that the workers share it and no request waits for it.
+    openapi.describe(app)
 except ConfigError as error:
     print(f"Error: {error}", file=sys.stderr)
     # At this status Gunicorn stops even where each worker loads the application by itself. At any other it would start

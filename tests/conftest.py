@@ -21,7 +21,7 @@ from tests.support.cranfield import load
 from tests.support.server import Server
 from tests.support.tiny import tiny_encoder
 
-# A slow machine is no failure, and a failure that comes again can be mended.
+# No deadlines, as a slow machine is no failure; the same examples each time, so that a failure can be repeated.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")
 

@@ -319,7 +319,7 @@ class Connection:
     # The end
 
     def expire(self):
-        """End the request or the connection, as the client is too slow."""
+        """End the request or the connection, as the client is too slow; not if a new request has just arrived."""
         if self._has_new_request():
             return
         if self.state is State.READING and self.request.begun:
@@ -343,7 +343,7 @@ class Connection:
         self.close()
 
     def evict(self):
-        """Close to make room for others, unless a request has come just now; returns whether it has closed."""
+        """Close to make room for others, unless a new request has just arrived; returns whether it has closed."""
         if self._has_new_request():
             return False
         metrics.record_dropped("limit")
@@ -351,8 +351,8 @@ class Connection:
         return True
 
     def _has_new_request(self):
-        """Whether a request has come since the last poll, such as during a forward pass. It is answered."""
-        return self.is_idle and bool(self._peek(1))
+        """Whether a new request has arrived since the last poll, such as during a forward pass; it is read next."""
+        return self.is_idle and not self.request.received and bool(self._peek(1))
 
     def close(self):
         """Close the connection, and end what is computed for it."""

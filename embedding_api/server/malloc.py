@@ -8,7 +8,7 @@ _M_ARENA_MAX = -8
 
 
 def use_one_arena() -> None:
-    """Have all threads allocate from one arena: of the others `trim` keeps what was freed at their end."""
+    """Have all threads allocate from one arena: `trim` does not give back the free memory at the end of others."""
     if hasattr(_libc, "malloc_trim"):
         _libc.mallopt(_M_ARENA_MAX, 1)
 

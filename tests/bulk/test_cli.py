@@ -1,4 +1,4 @@
-"""The command as people call it, in processes of its own, with the small encoder."""
+"""The command `embed` in processes of its own, with the small encoder in place of a model's."""
 
 import json
 import os
@@ -23,7 +23,8 @@ def command(tmp_path):
         return subprocess.Popen(
             [sys.executable, "-m", "tests.support.tiny_cli", "embed", *arguments],
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            # No byte code is written, as a test limits the size of files.
+            env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -53,7 +54,7 @@ def corpus(tmp_path):
     return path
 
 
-def test_a_full_disk_is_told(command, run, corpus, tmp_path):
+def test_a_full_disk_is_reported(command, run, corpus, tmp_path):
     options = "corpus.jsonl", "out.npy"
     process = command(*options)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (10_000, 10_000))
@@ -71,11 +72,13 @@ def test_it_stops_when_it_is_told_to(command, corpus, tmp_path, number):
     # So many rows that it is not done when the signal comes.
     corpus.write_text(corpus.read_text() * 50)
     process = command("corpus.jsonl", "out.npy")
-    wait_until((tmp_path / "out.npy.parts" / "run.json").exists)
+    part = tmp_path / "out.npy.parts" / "00000000.arrow"
+    wait_until(part.exists)
     process.send_signal(number)
     _, lines = process.communicate(timeout=30)
     assert process.returncode == 130
     assert lines.splitlines()[-1] == "Stopped: start it again to go on."
+    assert part.exists()
 
 
 @pytest.mark.parametrize(
@@ -92,7 +95,7 @@ def test_it_stops_when_it_is_told_to(command, corpus, tmp_path, number):
         (["-", "out.npy", "--format", "text", "--engine", "ray"], "With --engine ray the input must be files"),
     ],
 )
-def test_mistakes_are_told_at_once_in_one_sentence(run, corpus, arguments, message, tmp_path):
+def test_mistakes_are_reported_in_one_sentence(run, corpus, arguments, message, tmp_path):
     code, [line] = run(*arguments)
     assert code == 1
     assert line.startswith(f"Error: {message}")

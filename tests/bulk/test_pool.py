@@ -97,7 +97,7 @@ def test_an_interrupt_cancels_the_micro_batches_that_have_not_begun(window, prog
     windows = [window(["more than ten", *"abcdefghij"])]
     with pytest.raises(KeyboardInterrupt):
         next(pool.encode(windows, progress, encoder=encoder, workers=1, **HOW))
-    # More than one if the signal comes just before the main thread waits: it notices it when the first is computed.
+    # The main thread may notice the signal only when the first micro-batch is done. By then others may have begun.
     assert engine.begun - before < len(windows[0].texts) / 2
 
 

@@ -303,6 +303,13 @@ def test_a_request_that_has_come_since_the_last_poll_is_answered(client, sockets
     assert (client.got(), counted("limit")) == (b"", 1)
 
 
+def test_empty_lines_are_no_request(client, sockets, connection):
+    client.send(b"\r\n")
+    sockets[0].sendall(b"\r\n")
+    connection.expire()
+    assert connection.state is State.CLOSED
+
+
 def test_a_kept_connection_that_is_idle_is_closed_silently_and_is_not_slow(client, connection, worker, counted):
     client.send(GET)
     assert client.got() == b"answer"

@@ -6,6 +6,32 @@ from embedding_api.server.shared import SharedFlags
 from embedding_api.server.worker import Worker
 
 
+class Connection:
+    """A connection that is idle since a moment, or whose next request has just arrived."""
+
+    waits_for_server = False
+
+    def __init__(self, since, has_request=False):
+        self.since, self._has_request = since, has_request
+        self.closed = False
+
+    def evict(self):
+        self.closed = not self._has_request
+        return self.closed
+
+
+@pytest.mark.parametrize(
+    ("since", "with_request", "closed"),
+    [([3, 1, 2], [], [1]), ([3, 1, 2], [1], [2]), ([3, 1, 2], [1, 2, 3], [])],
+)
+def test_the_connection_that_is_idle_for_longest_makes_room(since, with_request, closed):
+    connections = {moment: Connection(moment, moment in with_request) for moment in since}
+    # One whose events are not handled yet is older than all, and stays.
+    connections[0] = Connection(0)
+    Worker._evict_one(SimpleNamespace(_connections=connections, _ready={0: 1}))
+    assert [moment for moment, connection in connections.items() if connection.closed] == closed
+
+
 # The last is of workers that were added by a signal, on two cores.
 @pytest.mark.parametrize(
     ("cores", "busy", "idle", "expected"),

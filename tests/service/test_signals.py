@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from embedding_api.encoder.compute_threads import usable_cores
+from embedding_api.server.worker import MAX_THREADS
 from tests.support.load import load
 from tests.support.server import embed_request, get, is_alive, parse, post, read, wait_until
 from tests.support.tiny import BLOCKING_TEXT, text_taking
@@ -250,8 +251,8 @@ def test_a_killed_worker_no_longer_counts_as_idle(start):
 def test_a_long_request_outlives_the_timeout(start):
     server = start("--timeout", "2", workers=1)
     worker = server.workers()
-    # A second for each micro-batch.
-    assert server.embed([text_taking(seconds=1)] * (4 * min(usable_cores(), 8))).status == 200
+    # Four micro-batches of a second for each compute thread: twice the timeout.
+    assert server.embed([text_taking(seconds=1)] * (4 * min(usable_cores(), MAX_THREADS))).status == 200
     assert server.workers() == worker
 
 

@@ -50,7 +50,12 @@ class Server:
     def __enter__(self):
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                self._command, cwd=self._cwd, env=self._environment, stdout=log, stderr=subprocess.STDOUT
+                self._command,
+                cwd=self._cwd,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
         self.pid = self._process.pid
         deadline = time.monotonic() + START_SECONDS

@@ -6,7 +6,7 @@ from embedding_api.app import create_app
 from embedding_api.server import connection
 from tests.support.tiny import SlowEngine, tiny_encoder
 
-# A test waits for it.
+# tests/service/test_slow_clients.py waits until it is over.
 connection.DISCARD_SECONDS = 3
 
 

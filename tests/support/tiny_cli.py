@@ -1,4 +1,4 @@
-"""The commands with the small encoder in place of a model's: `python -m tests.support.tiny_cli embed IN... OUT`."""
+"""The command with the small encoder in place of a model: `python -m tests.support.tiny_cli embed IN... OUT`."""
 
 import time
 from pathlib import Path
