@@ -63,6 +63,11 @@ class Limits:
         """How many requests wait in this worker: postponed, with a stalled body, or large."""
         return self.postponed + len(self._stalled) + self.large
 
+    @property
+    def memory_is_held(self) -> bool:
+        """Whether a request holds memory for its body, its vectors or its answer."""
+        return self.bodies.is_held or self.vectors.is_held or self.answers.is_held
+
     def record_seconds(self, seconds: float, requests: int = 1, large: bool = False) -> None:
         """Add to the averages that so many requests together have taken so many seconds."""
         self._average_seconds[large] += _AVERAGE_WEIGHT * (seconds / requests - self._average_seconds[large])

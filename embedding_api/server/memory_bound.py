@@ -19,6 +19,11 @@ class MemoryBound:
         return connection in self._held
 
     @property
+    def is_held(self) -> bool:
+        """Whether any connection holds bytes."""
+        return bool(self._held)
+
+    @property
     def has_room(self) -> bool:
         """Whether less than the limit is held."""
         return self._sum < self._limit

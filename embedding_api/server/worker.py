@@ -88,8 +88,8 @@ class Worker(SyncWorker):
         # By file descriptor: the open connections, and the events of what is ready and not handled yet.
         self._connections = {}
         self._ready = {}
-        # Whether compute threads have worked since memory was last given back.
-        self._memory_to_free = False
+        # Whether requests hold memory; whether some was freed, by them or by compute threads, and is not given back yet.
+        self._memory_is_held = self._memory_to_free = False
         # When the drain began, and how many connections that were in the backlog then are not accepted yet.
         self._draining_since, self._backlog_to_drain = None, 0
         self._next_tick = self._accept_until = 0.0
@@ -126,6 +126,8 @@ class Worker(SyncWorker):
             self._tick(now)
 
     def _poll(self):
+        was_held, self._memory_is_held = self._memory_is_held, self.limits.memory_is_held
+        self._memory_to_free |= was_held and not self._memory_is_held
         if self._ready or self._batcher.has_work:
             return self._epoll.poll(0)
         if self._memory_to_free and not self._batcher.computes:

@@ -74,11 +74,25 @@ def test_large_requests_leave_room_for_short_ones_and_for_probes(start, pool, oc
     assert [reply.result().status for reply in large] == [200] * 6
 
 
-def test_scratch_memory_is_freed_when_the_compute_threads_have_no_more_work(start):
+def times_freed(server):
+    return server.log().count("Scratch memory is freed.")
+
+
+def test_memory_is_freed_when_the_compute_threads_have_no_more_work(start):
     server = start(workers=1)
-    for number in (1, 2):
+    for _ in range(2):
+        before = times_freed(server)
         assert server.embed([text_taking(seconds=0.25)] * 8).status == 200
-        wait_until(lambda number=number: server.log().count("Scratch memory is freed.") == number)
+        wait_until(lambda before=before: times_freed(server) > before)
+
+
+def test_memory_is_freed_when_a_client_has_gone_whose_body_is_large(start):
+    server = start(workers=1)
+    head, body = padded(MB)
+    with server.client(head + body[:-1]):
+        # Time to read some of it.
+        time.sleep(0.3)
+    wait_until(lambda: times_freed(server))
 
 
 def test_large_requests_beyond_the_limit_are_refused(start, occupy):
