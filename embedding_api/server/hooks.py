@@ -19,8 +19,7 @@ from embedding_api.server.worker import Worker
 def on_starting(server):
     if server.worker_class.__module__.startswith("embedding_api."):
         options.check(server.cfg, server.log)
-        # Before there are threads, as a thread keeps the arena that it has.
-        malloc.use_one_arena()
+        malloc.map_large_blocks()
     if message := prefix.check():
         sys.exit(f"Error: {message}")
     # For workers that may run as another user than the master.

@@ -9,7 +9,7 @@ from tests.support.server import ROOT
 
 pytestmark = pytest.mark.slow
 
-# Freeing 8 MB raises malloc's threshold for memory maps, so that the 6 MB come from an arena.
+# By itself malloc takes blocks of a size from a heap once one of that size has been freed.
 SCRIPT = """
 import re, threading
 import numpy as np
@@ -48,6 +48,6 @@ def grown(call):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has several arenas")
 def test_what_threads_have_freed_is_given_back():
-    assert grown("malloc.use_one_arena()") < 3000
-    # Without, glibc keeps the end of the thread's own arena.
+    assert grown("malloc.map_large_blocks()") < 3000
+    # Without, malloc keeps it for the thread.
     assert grown("pass") > 5000
