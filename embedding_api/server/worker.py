@@ -88,7 +88,7 @@ class Worker(SyncWorker):
         # By file descriptor: the open connections, and the events of what is ready and not handled yet.
         self._connections = {}
         self._ready = {}
-        # Whether requests hold memory; whether some was freed, by them or by compute threads, and is not given back yet.
+        # Whether requests hold memory, and whether they or compute threads have freed some that is not given back yet.
         self._memory_is_held = self._memory_to_free = False
         # When the drain began, and how many connections that were in the backlog then are not accepted yet.
         self._draining_since, self._backlog_to_drain = None, 0
