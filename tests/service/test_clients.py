@@ -42,6 +42,17 @@ needs_modules = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
+def service(service, model, tmp_path_factory):
+    """The real service; a model without a query prompt, such as the demo model, gets one, as clients ask for it."""
+    if service.get("/info").json["query_prompt"]:
+        yield service
+        return
+    environment = model.environment | {"EMBEDDING_QUERY_PROMPT": "query: "}
+    with Server(environment, tmp_path_factory.mktemp("prompt")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
 def client(service):
     with openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0) as client:
         yield client
@@ -257,6 +268,8 @@ def blocks(language):
 
 def run(command, input=None):
     environment = os.environ | {"HAYSTACK_TELEMETRY_ENABLED": "False", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    # With it huggingface_hub's client sends nothing, not even to this machine.
+    environment |= {"HF_HUB_OFFLINE": "0"}
     # Node.js finds its packages from there.
     done = subprocess.run(
         command, cwd=JAVASCRIPT, input=input, env=environment, capture_output=True, text=True, timeout=120
