@@ -61,9 +61,10 @@ def test_vectors_do_not_depend_on_requests_at_the_same_time(server, queries):
             assert np.abs(np.array(together) - np.array(alone)).max() <= tolerance
 
 
-def large_texts(encoder, number, count=4):
-    """Long texts, different ones for each number."""
-    return [f"{number} {index} " + "a long text " * encoder.max_length for index in range(count)]
+def large_texts(encoder, number, tokens=4096):
+    """Long texts of so many tokens together, different ones for each number."""
+    texts = range(tokens // encoder.max_length)
+    return [f"{number} {index} " + "a long text " * encoder.max_length for index in texts]
 
 
 def test_no_large_request_is_refused_and_short_ones_are_answered_meanwhile(server, encoder, queries, expected):
@@ -116,14 +117,14 @@ def test_killed_workers_lose_only_their_own_requests(server, queries, expected):
 
 def test_killed_workers_leave_no_large_request_behind(server, encoder):
     with ThreadPoolExecutor(3) as clients:
-        large = [clients.submit(server.embed, large_texts(encoder, number, 40)) for number in range(3)]
+        large = [clients.submit(server.embed, large_texts(encoder, number, 20 * 1024)) for number in range(3)]
         wait_until(lambda: server.busy() == 3)
         started = server.started()
         for pid in server.workers():
             os.kill(pid, signal.SIGKILL)
         assert all(isinstance(reply.exception(), OSError) for reply in large)
         wait_until(lambda: server.started() == started + WORKERS)
-    assert server.embed(large_texts(encoder, 1, 2)).status == 200
+    assert server.embed(large_texts(encoder, 1, 1024)).status == 200
     # A worker says once a second how many requests wait in it.
     wait_until(lambda: server.metrics()["embedding_requests_waiting"] == 0)
     assert server.metrics()["embedding_requests_in_progress"] == 1
