@@ -6,10 +6,10 @@ valid. Half of the clients keep their connections. Every vector is compared with
 `--overload` it sends four times the capacity, without faults.
 
 It exits with 1 if an answer was wrong, a refusal was not clean, a request was lost without a killed worker, or if the
-memory grows: the median of the second half is more than 5% above that of the first. From minute to minute it varies by
-more, with the requests under way. Of the lost requests, "closed unanswered" means that the service closed a kept
-connection on which a request had been sent, before any byte of its answer. A connection that is found closed before a
-request is sent is replaced, as clients do, and only counted.
+memory of the second half differs by more than 5% from that of the first, by the medians of their minutes. From minute
+to minute it varies by more, with the requests under way. Of the lost requests, "closed unanswered" means that the
+service closed a kept connection on which a request had been sent, before any byte of its answer. A connection that is
+found closed before a request is sent is replaced, as clients do, and only counted.
 """
 
 import http.client
@@ -283,10 +283,11 @@ def soak(server, mix, rate, minutes):
     outcomes = send(server.port, mix, 2 * rate, 60 * minutes)
     faults.stop()
     medians = memory.by_minute(begin)
-    early, late = (statistics.median(half) for half in (medians[: len(medians) // 2], medians[len(medians) // 2 :]))
+    middle = len(medians) // 2
+    early, late = statistics.median(medians[:middle]), statistics.median(medians[middle:])
     print(f"faults: {dict(faults.done)}; unclean answers to them: {faults.unclean or 'none'}")
     print(f"memory by minute: {', '.join(f'{pss:.0f}' for pss in medians)} MB; second half {late / early - 1:+.1%}")
-    return show(outcomes, faults.deaths) and not faults.unclean and late / early - 1 <= 0.05
+    return show(outcomes, faults.deaths) and not faults.unclean and abs(late / early - 1) <= 0.05
 
 
 def show(outcomes, deaths):

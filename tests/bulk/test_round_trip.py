@@ -16,7 +16,7 @@ from embedding_api.bulk.checkpoint import EMBEDDING, WindowStats
 from embedding_api.bulk.inputs import BAD_ROWS, READERS, Inputs
 
 # Each example gets a name of its own in the one folder.
-FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 texts = st.text(st.characters(codec="utf-8"), max_size=10)
 numbers = st.integers() | st.integers(-(10**30), 10**30) | st.floats(allow_nan=False, allow_infinity=False)

@@ -108,7 +108,7 @@ def test_another_wsgi_server_needs_no_configuration(no_hub):
 
 def test_the_first_request_after_ready_is_not_slower(model, tmp_path):
     """The first request waits for no worker that starts, and for nothing that is done only once."""
-    # Three times, and 50 ms more, as the machine may do other things.
+    # Up to three starts, and 50 ms more, as the machine may do other things.
     for _ in range(3):
         with Server(model.environment, tmp_path) as server:
             wait_until(lambda server=server: server.get("/ready").status == 200)

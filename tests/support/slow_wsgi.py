@@ -6,7 +6,7 @@ from embedding_api.app import create_app
 from embedding_api.server import connection
 from tests.support.tiny import SlowEngine, tiny_encoder
 
-# tests/service/test_slow_clients.py waits until it is over.
+# A test in test_slow_clients.py waits for so long.
 connection.DISCARD_SECONDS = 3
 
 
